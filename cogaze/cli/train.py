@@ -1,0 +1,57 @@
+"""`cogaze train CONFIG [key=value ...]`: print, dry-run, or train, in this process or in N ranks of this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import UsageError
+
+
+def command(
+    config: Annotated[Path, typer.Argument(help="YAML configuration, e.g. configs/default.yaml", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings as section.key=value", metavar="[KEY=VALUE]...")
+    ] = None,
+    nproc: Annotated[int | None, typer.Option(min=1, help="start this many ranks on this machine")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="print the resolved YAML and stop")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="build everything and one batch, print the arithmetic, train nothing")
+    ] = False,
+    local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
+) -> None:
+    """Pretrain a model; the run folder (run.dir) holds everything it leaves, and starting again resumes it.
+
+    Examples:
+
+      cogaze train configs/demo.yaml run.dir=runs/one data.shards=[shards/phantom] --nproc 2
+
+      torchrun --nproc_per_node 8 -m cogaze.train configs/default.yaml run.dir=runs/one data.shards=[shards/mimic]
+
+      accelerate launch --config_file configs/accelerate/zero2.yaml -m cogaze.train configs/default.yaml ...
+
+      cogaze train configs/paper.yaml --print-config
+    """
+    from ..config import dump, load
+
+    settings = list(overrides or [])
+    if nproc is not None:
+        if "WORLD_SIZE" in os.environ:
+            raise UsageError("--nproc starts ranks itself; leave it out inside torchrun, accelerate, deepspeed or srun")
+        settings.append(f"run.nproc={nproc}")
+    resolved = load(config, settings)
+    if print_config:
+        typer.echo(dump(resolved), nl=False)
+        return
+    if nproc is not None and nproc > 1:
+        from launch.local import spawn
+
+        arguments = [str(config), *settings, *(["--dry-run"] if dry_run else [])]
+        raise typer.Exit(spawn(nproc, [sys.executable, "-m", "cogaze.train", *arguments]))
+    from ..train import train
+
+    raise typer.Exit(train(resolved, dry_run=dry_run))

@@ -1,0 +1,218 @@
+"""One model and one optimizer under plain DDP or DeepSpeed ZeRO, with the same four verbs for the step.
+
+    forward(batch) -> outputs      backward(loss, last)      grad_norm and update(lr)      save / load of its state
+
+Accelerate starts the process group and wraps the model; the loader and the schedule stay ours (an accelerated loader
+dispatches from rank 0, an accelerated scheduler steps num_processes times).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch import Tensor, nn
+
+from . import dist
+from .batch import Batch
+from .config import Config, ConfigError
+
+
+def zero_stage(config: Config) -> int | None:
+    """ZeRO stage asked for by `train.strategy`, or by the launcher when it is auto; None means DDP."""
+    if config.train.strategy.startswith("zero"):
+        return int(config.train.strategy.removeprefix("zero"))
+    if config.train.strategy == "auto" and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        return int(_launcher_deepspeed().get("stage", os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)))
+    return None
+
+
+def _launcher_deepspeed() -> dict[str, Any]:
+    """The `zero_optimization` section of the DeepSpeed file an accelerate config names, {} without one."""
+    path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if path == "none":
+        return {}
+    try:
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {}))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the DeepSpeed file {path} named by the accelerate config cannot be read: {error}") from None
+
+
+def deepspeed_settings(config: Config, stage: int, accumulation: int) -> dict[str, Any]:
+    """DeepSpeed's own configuration, every number an integer of ours (its "auto" breaks without its loader).
+
+    Parameters stay fp32; bf16 is `torch_autocast`, never `bf16.enabled`, which would cast the parameters.
+    """
+    zero = {"stage": stage, "overlap_comm": False, "contiguous_gradients": True} | _launcher_deepspeed()
+    zero["stage"] = stage
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": config.train.micro_batch,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.optim.clip_norm or 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # torch's AdamW; DeepSpeed's own CPU one needs a JIT build
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    if config.train.precision == "bf16":
+        settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return settings
+
+
+def accumulation(config: Config, world: int) -> int:
+    """Micro-batches per optimizer step: global_batch / (micro_batch * world). Raises ConfigError on a remainder."""
+    micro, total = config.train.micro_batch, config.train.global_batch
+    if total % (micro * world):
+        fitting = [m for m in range(1, total // world + 1) if total % (m * world) == 0]
+        near = min(fitting, key=lambda m: abs(m - micro), default=None)
+        remedy = f"try train.micro_batch={near}" if near else f"train.global_batch must be a multiple of {world}"
+        raise ConfigError(
+            f"train.global_batch {total} is not a whole number of micro-batches: {micro} images x {world} ranks = "
+            f"{micro * world} at a time; {remedy}"
+        )
+    return total // (micro * world)
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """Start the process group (gloo on a CPU, nccl on GPUs) and check that it is the one asked for.
+
+    Raises ConfigError when the number of processes differs from `run.nproc` or from the launcher's WORLD_SIZE: some
+    launchers silently start a single process (`accelerate launch --cpu --num_processes 2` does).
+    """
+    stage = zero_stage(config)
+    cuda = torch.cuda.is_available()
+    group = InitProcessGroupKwargs(
+        backend="nccl" if cuda else "gloo", timeout=timedelta(minutes=config.train.timeout_minutes)
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if stage is None:
+        os.environ["ACCELERATE_USE_DEEPSPEED"] = "false"  # train.strategy: ddp wins over the launcher's file
+        accelerator = Accelerator(
+            cpu=not cuda,
+            mixed_precision="bf16" if config.train.precision == "bf16" else "no",
+            # deterministic: DDP otherwise rebuilds its buckets after the first step and rounding changes on resume
+            kwargs_handlers=[
+                *([group] if launched > 1 else []),
+                DistributedDataParallelKwargs(find_unused_parameters=config.run.deterministic),
+            ],
+        )
+    else:
+        accelerator = _deepspeed_accelerator(config, stage, group, cuda)
+    wanted = config.run.nproc or launched
+    if accelerator.num_processes != wanted:
+        raise ConfigError(
+            f"{wanted} processes were asked for, {accelerator.num_processes} started; start ranks with torchrun, "
+            "`accelerate launch --multi_gpu`, deepspeed or `cogaze train --nproc` "
+            "(accelerate's --cpu flag starts one process whatever --num_processes says)"
+        )
+    return accelerator
+
+
+def _deepspeed_accelerator(config: Config, stage: int, group: InitProcessGroupKwargs, cuda: bool) -> Accelerator:
+    if not cuda:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        os.environ.setdefault(key, value)
+    os.environ.setdefault("MASTER_PORT", "29533")
+    from accelerate.utils import DeepSpeedPlugin
+
+    world = int(os.environ["WORLD_SIZE"])
+    plugin = DeepSpeedPlugin(
+        hf_ds_config=deepspeed_settings(config, stage, accumulation(config, world)), zero3_init_flag=False
+    )
+    return Accelerator(deepspeed_plugin=plugin, kwargs_handlers=[group])
+
+
+class Engine:
+    """A prepared model and optimizer. `model` is the bare module, `wrapped` what the ranks share gradients through."""
+
+    def __init__(self, accelerator: Accelerator, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer):
+        self.accelerator = accelerator
+        self.config = config
+        self.model = model
+        # accelerate calls a rank's CPU "cpu:0", a name torch.load does not know
+        self.device = accelerator.device if accelerator.device.type != "cpu" else torch.device("cpu")
+        self.deepspeed = zero_stage(config) is not None
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def forward(self, batch: Batch) -> Any:
+        """CoGazeOutput of one micro-batch on the device, under autocast when the precision asks for it."""
+        return self.wrapped(**batch.model_inputs())
+
+    def evaluate(self, batch: Batch) -> Any:
+        """Forward without gradient, through the bare module (the ZeRO engine where weights are partitioned)."""
+        module = self.wrapped if self.deepspeed else self.model
+        with torch.no_grad(), self.autocast():
+            return module(**batch.model_inputs())
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """bf16 autocast on this device, or nothing."""
+        if self.config.train.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def no_sync(self) -> contextlib.AbstractContextManager[Any]:
+        """For the micro-batches before the last: gradients stay local under DDP; ZeRO reduces every time anyway."""
+        if self.deepspeed or dist.world() == 1:
+            return contextlib.nullcontext()
+        return cast(contextlib.AbstractContextManager[Any], self.wrapped.no_sync())
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Accumulate gradients. Both back ends average over ranks, so `loss` comes multiplied by the world size."""
+        if self.deepspeed:
+            self.wrapped.set_gradient_accumulation_boundary(last)
+            self.wrapped.backward(loss, scale_wrt_gas=False)
+        else:
+            loss.backward()
+
+    def update(self, lr: float) -> float:
+        """Clip, step, clear. Returns the gradient norm before clipping; a non-finite norm skips the update."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self.deepspeed:
+            self.wrapped.step()  # clips by itself, to optim.clip_norm
+            norm = self.wrapped.get_global_grad_norm()
+            return float(norm) if norm is not None else float("nan")
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip_norm or float("inf"))
+        if torch.isfinite(norm):  # equal on all ranks: gradients are already averaged
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def discard(self) -> None:
+        """Forget the gradients of a step that will not be taken."""
+        if self.deepspeed:
+            self.wrapped.zero_grad()
+            self.wrapped.optimizer.zero_grad()
+        else:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def save_state(self, folder: Path) -> None:
+        """Optimizer state (and ZeRO's partitions) into `folder`; called by all ranks."""
+        if self.deepspeed:
+            self.wrapped.save_checkpoint(str(folder), tag="zero", exclude_frozen_parameters=True)
+        elif dist.rank() == 0:
+            inner = getattr(self.optimizer, "optimizer", self.optimizer)
+            torch.save(inner.state_dict(), folder / "optimizer.pt")
+
+    def load_state(self, folder: Path) -> None:
+        """The state `save_state` wrote. Weights of a DDP run come from model.safetensors, before this call.
+
+        Raises ValueError when the folder was written by another strategy.
+        """
+        written = "zero" if (folder / "zero").is_dir() else "ddp"
+        if (written == "zero") != self.deepspeed:
+            raise ValueError(f"{folder} was written under {written}; resume with the same train.strategy")
+        if self.deepspeed:
+            self.wrapped.load_checkpoint(str(folder), tag="zero", load_module_strict=False)
+        else:
+            state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+            inner = getattr(self.optimizer, "optimizer", self.optimizer)
+            inner.load_state_dict(state)

@@ -1,0 +1,169 @@
+"""One optimizer step, and one evaluation pass, in terms of the global batch.
+
+    counts (all-reduced)  ->  forward  ->  losses: local sum / global count  ->  x W  ->  backward  ->  agreement  ->  update
+
+The losses return each rank's sum over global counts, so the sum over ranks is the loss of one process on the whole
+global batch. Both back ends average gradients over ranks; this file, and nothing else, multiplies by the world size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import dist, losses
+from .batch import Batch
+from .config import Config
+from .engine import Engine
+
+TERMS = ("loss", "loss_contrastive", "loss_disease", "loss_gaze")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did; losses are those of the whole global batch, before the update."""
+
+    terms: dict[str, float]  # by TERMS
+    grad_norm: float  # before clipping
+    logit_scale: float
+    gaze_scale: float
+    taken: bool  # False: a rank saw a non-finite loss or gradient and the update was left out
+    stop: bool  # some rank has been asked to stop
+
+
+def train_step(
+    engine: Engine,
+    batches: list[Batch],
+    class_weights: Tensor,
+    *,
+    lr: float,
+    step: int,
+    stop_requested: bool,
+) -> StepResult:
+    """Forward, backward and update over this rank's micro-batches of one global batch.
+
+    With one micro-batch the losses see the outputs directly. With more, `accumulation: cached`: features of all
+    micro-batches first, without a graph; the contrastive loss on them; then each micro-batch again, with the features'
+    gradients handed in, so that every row keeps all global negatives in the memory of one micro-batch.
+    """
+    config = engine.config
+    batches = [batch.to(engine.device, non_blocking=True) for batch in batches]
+    counts = _global_counts(batches, config)  # (4,)
+    if len(batches) == 1:
+        outputs, sums = _single(engine, batches[0], class_weights, counts, step)
+    else:
+        outputs, sums = _cached(engine, batches, class_weights, counts, step)
+
+    flags = [0.0 if torch.isfinite(sums).all() else 1.0, 1.0 if stop_requested else 0.0]
+    agreed = dist.all_sum(torch.cat([sums, sums.new_tensor(flags)]))  # (6,) one collective for all of it
+    finite, stop = agreed[4].item() == 0.0, agreed[5].item() > 0.0
+    if finite:
+        grad_norm = engine.update(lr)
+    else:
+        engine.discard()
+        grad_norm = float("nan")
+    return StepResult(
+        terms=dict(zip(TERMS, agreed[:4].tolist(), strict=True)),
+        grad_norm=grad_norm,
+        logit_scale=outputs.logit_scale.item(),
+        gaze_scale=outputs.gaze_scale.item(),
+        taken=finite and bool(np.isfinite(grad_norm)),
+        stop=stop,
+    )
+
+
+def _single(engine: Engine, batch: Batch, class_weights: Tensor, counts: Tensor, step: int) -> tuple[Any, Tensor]:
+    seed_step(engine.config.run.seed, step, 0)
+    outputs = engine.forward(batch)
+    terms = losses.total(outputs, batch, counts, engine.config.loss, class_weights)
+    engine.backward(terms.total * dist.world(), last=True)
+    return outputs, _sums(terms)
+
+
+def _cached(
+    engine: Engine, batches: list[Batch], class_weights: Tensor, counts: Tensor, step: int
+) -> tuple[Any, Tensor]:
+    config, world = engine.config, dist.world()
+    first: list[Any] = []
+    for number, batch in enumerate(batches):
+        seed_step(config.run.seed, step, number)
+        with torch.no_grad():
+            first.append(engine.forward(batch))
+    images = torch.cat([o.image_features for o in first]).float().requires_grad_()  # (A*b,D)
+    texts = torch.cat([o.text_features for o in first]).float().requires_grad_()  # (A*b,D)
+    scale = first[0].logit_scale.detach().float().requires_grad_()  # (1,)
+    study = torch.cat([b.study for b in batches])  # (A*b,)
+    has_report = torch.cat([b.report_row for b in batches]) >= 0  # (A*b,)
+    rows = counts[0].clamp(min=1)
+    positives, weight = config.loss.contrastive.positives, config.loss.contrastive.weight
+    contrastive = losses.contrastive_sum(images, texts, scale, study, has_report, positives) / rows
+    grads = torch.autograd.grad(contrastive * weight * world, (images, texts, scale))
+
+    sums = images.new_zeros(4, dtype=torch.float64)
+    size, last = batches[0].images, len(batches) - 1
+    for number, batch in enumerate(batches):
+        seed_step(config.run.seed, step, number)  # the same dropout as in the first pass
+        with engine.no_sync() if number < last else nullcontext():
+            outputs = engine.forward(batch)
+            # the contrastive value enters once; its gradient comes through the features below
+            value = contrastive.detach() if number == last else torch.zeros_like(contrastive)
+            terms = losses.total(outputs, batch, counts, config.loss, class_weights, contrastive=value)
+            own = slice(number * size, (number + 1) * size)
+            handed = (outputs.image_features.float() * grads[0][own]).sum()
+            handed = handed + (outputs.text_features.float() * grads[1][own]).sum()
+            handed = handed + (outputs.logit_scale.float() * grads[2]).sum() / len(batches)
+            engine.backward(terms.total * world + handed, last=number == last)
+        sums += _sums(terms)
+    return outputs, sums
+
+
+def _global_counts(batches: list[Batch], config: Config) -> Tensor:
+    local = torch.stack([losses.local_counts(batch, config.loss) for batch in batches]).sum(0)  # (4,)
+    return dist.all_sum(local)
+
+
+def _sums(terms: Any) -> Tensor:
+    """Local sums over global counts, float64 (4,), in the order of TERMS; summed over ranks they are the loss."""
+    parts = (terms.total, terms.contrastive, terms.disease, terms.gaze)
+    return torch.stack([part.detach().double().reshape(()) for part in parts])
+
+
+def seed_step(seed: int, step: int, micro_batch: int) -> None:
+    """Torch's generator for one forward: a function of (seed, step, rank, micro-batch), so resume has no RNG state."""
+    key = np.random.SeedSequence([seed, step, dist.rank(), micro_batch]).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(key) & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def evaluate_loss(engine: Engine, batches: Iterable[Batch], class_weights: Tensor) -> dict[str, float]:
+    """Losses over fixed-order evaluation batches: every term weighted by its own count (rows, known labels, groups).
+
+    The result is the same at any world size: a batch's negatives are its own global batch of `eval.batch` images.
+    """
+    config = engine.config
+    weights = config.loss
+    sums = torch.zeros(3, dtype=torch.float64)
+    totals = torch.zeros(3, dtype=torch.float64)
+    engine.model.eval()
+    for batch in batches:
+        batch = batch.to(engine.device)
+        counts = _global_counts([batch], config)
+        outputs = engine.evaluate(batch)
+        with torch.no_grad():
+            terms = losses.total(outputs, batch, counts, weights, class_weights)
+        means = dist.all_sum(_sums(terms))[1:].cpu()  # (3,)
+        counted = torch.stack([counts[0], counts[1] + counts[2], counts[3]]).double().cpu()
+        sums += torch.where(counted > 0, means * counted, torch.zeros_like(means))
+        totals += counted
+    engine.model.train()
+    means = torch.where(totals > 0, sums / totals.clamp(min=1), torch.zeros_like(sums))
+    scale = torch.tensor(
+        [weights.contrastive.weight, weights.disease.weight, weights.gaze.weight], dtype=torch.float64
+    )
+    values = [(means * scale).sum().item(), *means.tolist()]
+    return {f"eval_{name}": value for name, value in zip(TERMS, values, strict=True)}

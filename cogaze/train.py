@@ -1,0 +1,307 @@
+"""Training, top to bottom: machine, data, model, resume, loop. Run it inside any launcher:
+
+    torchrun --nproc_per_node 8 -m cogaze.train configs/default.yaml run.dir=runs/one data.shards=[shards/mimic]
+
+or let `cogaze train CONFIG --nproc N` start the ranks. Rank 0 writes the run folder:
+config.yaml, metrics.jsonl (a line per step), checkpoints/, tokenizer/, train.log, mlflow.db.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import checkpoint, dist, losses, meters, optim, step, tracking
+from .batch import Batch
+from .config import Config, ConfigError, dump
+from .data import loader, text
+from .data.order import GlobalOrder
+from .data.shards import ShardSet
+from .engine import Engine, accumulation, make_accelerator
+from .faults import STOPPED, StopRequest
+from .model import CoGazeConfig, CoGazeModel
+from .observations import OBSERVATIONS
+
+log = logging.getLogger("cogaze")
+
+
+def train(config: Config, *, dry_run: bool = False) -> int:
+    """Train as `config` says and return the exit code: 0 done, 3 stopped by a signal after saving.
+
+    Raises ConfigError, ShardError or CheckpointError with one clear message on all ranks.
+    """
+    # -------------------------------------------------------------------------------------------- the machine
+    torch.set_flush_denormal(True)  # denormals cost a CPU run 40 % of its step rate within minutes
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    run = _run_folder(config)
+    accelerator = make_accelerator(config)
+    main = dist.rank() == 0
+    micro_batches = accumulation(config, dist.world())
+    _log_to(run / "train.log" if main and not dry_run else None)
+
+    # -------------------------------------------------------------------------------------------- data
+    shards = ShardSet.open(config.data.shards)
+    order = loader.training_order(config, shards)
+    total_steps = config.train.steps or math.ceil((config.train.epochs or 0) * order.steps_per_epoch)
+    tokenizer = _tokenizer(config, shards, run, main)
+    positives = _positive_counts(shards, config.data.train_split)
+    disease = config.loss.disease
+
+    # -------------------------------------------------------------------------------------------- model
+    torch.manual_seed(config.run.seed)  # the same initial weights on every rank, at any world size
+    model_config = CoGazeConfig.from_settings(config, len(tokenizer), tokenizer.pad_token_id)
+    model = CoGazeModel.from_encoders(
+        model_config, vision=config.model.vision.pretrained, text=config.model.text.pretrained
+    )
+    engine = Engine(accelerator, config, model, optim.make_optimizer(model, config.optim))
+    class_weights = losses.class_weights(positives, disease.beta, disease.scale_weights).to(engine.device)
+    if main:
+        _announce(config, engine, shards, order, total_steps, micro_batches)
+    if dry_run:
+        _dry_run(config, shards, tokenizer, main)
+        return 0
+
+    # -------------------------------------------------------------------------------------------- resume
+    # 1 rank 0 picks the checkpoint, all follow  2 weights, optimizer  3 step and evaluation history
+    # 4 metrics.jsonl cut back to the bytes of that step  5 the same tracking run  6 the loader starts at that step
+    state = checkpoint.TrainerState(manifest_digest=shards.digest, world_size=dist.world())
+    found = _choose(config, run, main)
+    if found is not None:
+        state = checkpoint.resume(engine, found, config, shards.digest)
+        state.world_size = dist.world()
+        log.info("resumed %s at step %d of %d", found.name, state.step, total_steps)
+    metrics = meters.MetricsFile(run / "metrics.jsonl") if main else None
+    if metrics is not None:
+        metrics.truncate(state.metrics_offset)
+        (run / "config.yaml").write_text(dump(config), encoding="utf-8")
+    tracker = tracking.start(config, run_id=state.tracking_run, manifest_digest=shards.digest)
+    state.tracking_run = tracker.run_id
+
+    # -------------------------------------------------------------------------------------------- the loop
+    def save() -> None:
+        with clock.paused():
+            state.metrics_offset = metrics.offset() if metrics is not None else 0
+            state.seconds = clock.seconds
+            checkpoint.save(engine, tokenizer, state, run, config)
+
+    def evaluate() -> None:
+        with clock.paused():
+            row = {"event": "eval", "step": state.step, **_evaluate(engine, config, shards, tokenizer, class_weights)}
+            state.eval_history.append({k: v for k, v in row.items() if isinstance(v, (int, float))})
+            if metrics is not None:
+                metrics.append(row)
+                log.info(meters.log_line(row))
+            tracker.log_metrics({k: v for k, v in row.items() if k not in ("event", "step")}, state.step)
+
+    clock = meters.Clock(state.seconds)
+    batches = loader.train_batches(
+        config,
+        shards,
+        tokenizer,
+        rank=dist.rank(),
+        world=dist.world(),
+        start_step=state.step,
+        total_steps=total_steps,
+    )
+    engine.model.train()
+    exit_code = 0
+    with StopRequest() as stop, _progress(total_steps, state.step, main) as bar:
+        waited_from = time.perf_counter()
+        for at, epoch, micro in batches:
+            data_wait = time.perf_counter() - waited_from
+            began = time.perf_counter()
+            history = [e["eval_loss"] for e in state.eval_history if "eval_loss" in e]
+            lr = optim.learning_rate(at, total_steps, config.optim, history)
+            result = step.train_step(
+                engine, micro, class_weights, lr=lr, step=at, stop_requested=stop.requested
+            )
+            took = time.perf_counter() - began + data_wait
+            state.step, state.epoch = at + 1, epoch
+            state.samples_seen += config.train.global_batch
+            state.skipped_steps += not result.taken
+            row = {
+                "step": state.step,
+                "epoch": epoch,
+                "samples_seen": state.samples_seen,
+                **result.terms,
+                "logit_scale": result.logit_scale,
+                "gaze_scale": result.gaze_scale,
+                "grad_norm": result.grad_norm,
+                "lr": lr,
+                "samples_per_s": config.train.global_batch / took,
+                "data_wait": data_wait,
+                "seconds": clock.seconds,
+            }
+            if not result.taken:
+                row["skipped"] = "non-finite loss or gradient"
+            if metrics is not None:
+                metrics.append(row)
+                if state.step % config.train.log_every == 0 or not result.taken:
+                    log.info(meters.log_line(row))
+                    tracker.log_metrics({k: v for k, v in row.items() if isinstance(v, float)}, state.step)
+            bar(state.step)
+            done = state.step == total_steps
+            if state.step % config.eval.every == 0 or done:
+                evaluate()
+            if result.stop and not done:
+                save()
+                log.info("stopped by a signal at step %d; saved, resumable", state.step)
+                exit_code = STOPPED
+                break
+            if state.step % config.train.save_every == 0 or done:
+                save()
+            waited_from = time.perf_counter()
+    tracker.end("FINISHED" if exit_code == 0 else "KILLED")
+    if main:
+        log.info("%d of %d steps done in %.0f s of training", state.step, total_steps, clock.seconds)
+    accelerator.end_training()
+    return exit_code
+
+
+# ------------------------------------------------------------------------------------------------ the parts
+def _run_folder(config: Config) -> Path:
+    if config.run.dir is None:
+        raise ConfigError("training needs a run folder: run.dir=runs/NAME")
+    if not config.data.shards:
+        raise ConfigError("training needs shards: data.shards=[FOLDER], written by `cogaze data build`")
+    config.run.dir.mkdir(parents=True, exist_ok=True)
+    return config.run.dir
+
+
+def _log_to(path: Path | None) -> None:
+    """Rank 0 logs to the terminal and to train.log; the other ranks only warn."""
+    log.handlers.clear()
+    log.propagate = False
+    stream = logging.StreamHandler(sys.stdout)
+    stream.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(stream)
+    log.setLevel(logging.INFO if dist.rank() == 0 else logging.WARNING)
+    if path is not None:
+        file = logging.FileHandler(path, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(file)
+
+
+def _tokenizer(config: Config, shards: ShardSet, run: Path, main: bool) -> Any:
+    """The pretrained tokenizer, or one that rank 0 trains from the train split once and keeps in the run folder."""
+    if config.text.tokenizer is not None:
+        return text.load_tokenizer(config.text.tokenizer)
+    folder = run / "tokenizer"
+    if main and not (folder / "tokenizer.json").is_file():
+        trained = text.train_tokenizer(text.shard_texts(shards, config.data.train_split), config.text.vocab_size)
+        aside = folder.with_name(f".tokenizer.{os.getpid()}")
+        trained.save_pretrained(aside)
+        os.replace(aside, folder)
+    dist.barrier()
+    return text.load_tokenizer(str(folder))
+
+
+def _positive_counts(shards: ShardSet, split: str) -> torch.Tensor:
+    """n_c (14,): images of the split labelled positive or uncertain, from the manifest."""
+    counts = shards.label_counts(split)
+    none = {"positive": 0, "uncertain": 0}
+    rows = [counts.get(name, none) for name in OBSERVATIONS]
+    return torch.tensor([float(row["positive"] + row["uncertain"]) for row in rows])
+
+
+def _choose(config: Config, run: Path, main: bool) -> Path | None:
+    """The checkpoint to resume, chosen by rank 0. Raises CheckpointError on all ranks."""
+    if config.train.resume == "never":
+        return None
+    answer: tuple[Path | None, str | None] = (None, None)
+    if main:
+        try:
+            answer = (checkpoint.newest(run, log.warning), None)
+        except checkpoint.CheckpointError as error:
+            answer = (None, str(error))
+    found, problem = dist.broadcast_object(answer)
+    if problem is None and found is None and config.train.resume == "must":
+        problem = f"{run}: train.resume=must, but there is no checkpoint"
+    if problem is not None:
+        raise checkpoint.CheckpointError(problem)
+    return found
+
+
+def _evaluate(
+    engine: Engine, config: Config, shards: ShardSet, tokenizer: Any, class_weights: torch.Tensor
+) -> dict[str, float]:
+    """Losses and zero-shot AUROC on the evaluation split, the same at any world size."""
+    if shards.size(config.data.eval_split) == 0:
+        return {}
+    batches = loader.eval_batches_of(
+        config,
+        shards,
+        tokenizer,
+        config.data.eval_split,
+        rank=dist.rank(),
+        world=dist.world(),
+        batch=config.eval.batch,
+        max_batches=config.eval.max_batches,
+    )
+    return step.evaluate_loss(engine, batches, class_weights)
+
+
+@contextmanager
+def _progress(total: int, start: int, main: bool) -> Iterator[Any]:
+    """A bar with an ETA on a terminal (rank 0), nothing in a log file."""
+    if not (main and sys.stdout.isatty()):
+        yield lambda step: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task("training", total=total, completed=start)
+        yield lambda step: bar.update(task, completed=step)
+
+
+def _announce(
+    config: Config, engine: Engine, shards: ShardSet, order: GlobalOrder, total_steps: int, micro_batches: int
+) -> None:
+    """How every derived number came about, one line each."""
+    model, world = engine.model, dist.world()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    images = shards.size(config.data.train_split)
+    strategy = "DeepSpeed ZeRO" if engine.deepspeed else "DDP"
+    log.info("ranks          %d x %s on %s, %s", world, strategy, engine.device, config.train.precision)
+    log.info(
+        "global batch   %d images = %d ranks x %d micro-batches x %d",
+        config.train.global_batch, world, micro_batches, config.train.micro_batch,
+    )  # fmt: skip
+    log.info(
+        "steps          %d = %.2f epochs of %d (%d images, %d left over an epoch)",
+        total_steps, total_steps / order.steps_per_epoch, order.steps_per_epoch, images, order.dropped,
+    )  # fmt: skip
+    log.info("parameters     %s trained of %s", f"{trained:,}", f"{total:,}")
+    # fp32 weights and gradients, and AdamW's two moments, 4 bytes each
+    log.info("state memory   %.2f GB a rank without activations", (total + 3 * trained) * 4 / 1e9)
+    log.info("pg timeout     %.1f minutes", config.train.timeout_minutes)
+
+
+def _dry_run(config: Config, shards: ShardSet, tokenizer: Any, main: bool) -> None:
+    """One batch of rank 0, its shapes, nothing trained."""
+    batches = loader.train_batches(
+        config, shards, tokenizer, rank=dist.rank(), world=dist.world(), start_step=0, total_steps=1
+    )
+    _, _, micro = next(iter(batches))
+    if main:
+        for name, value in vars(micro[0]).items():
+            if isinstance(value, torch.Tensor):
+                log.info("batch.%-16s %s %s", name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
+
+
+if __name__ == "__main__":
+    from .cli.main import run as run_command
+
+    sys.exit(run_command(["train", *sys.argv[1:]]))

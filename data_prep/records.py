@@ -1,0 +1,94 @@
+"""What a reader yields: plain records, one per image, with nothing decoded yet.
+
+    raw files -- reader --> ImageRecord ... -- build --> shard samples
+
+A reader is one module with one function, `read(root, quarantine, **options) -> Iterator[ImageRecord]`. Whatever it
+cannot use it hands to the Quarantine with a reason; it never raises for a bad row and never drops one silently.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+# Columns of Reading.fixations, float32. x, y are fractions of the image (0..1 inside, outside allowed), start and end
+# are seconds on the clock of the transcript, sigma_* is one degree of visual angle as a fraction of width / height.
+FIXATION_COLUMNS = ("x", "y", "start", "end", "sigma_x", "sigma_y")
+
+
+class SourceError(ValueError):
+    """The source as a whole cannot be read (missing root, missing table); the message names path and remedy."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One spoken sentence; start and end in seconds on the reading's clock."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One radiologist's look at one image: what was said, and the fixations, float32 (F,6) as FIXATION_COLUMNS."""
+
+    id: str
+    reader: str
+    sentences: tuple[Sentence, ...]
+    fixations: np.ndarray
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image of one study, as the shard sample wants it (schema in cogaze/data/shards.py).
+
+    `labels` holds CheXbert names: 1 positive, 0 negative, -1 uncertain, None labelled but not mentioned; an absent name
+    is unknown. Texts are None when absent, never "".
+    """
+
+    source: str  # "mimic_cxr", "iu_xray", ...
+    image_id: str
+    study_id: str
+    patient_id: str
+    split: str  # train | validate | test
+    view: str  # a name of observations.VIEWS
+    path: Path  # the image file to decode
+    relative_path: str  # the same, as it stands in the source
+    findings: str | None = None
+    impression: str | None = None
+    indication: str | None = None
+    history: str | None = None
+    labels: dict[str, int | None] = field(default_factory=dict)
+    label_source: str | None = None
+    readings: tuple[Reading, ...] = ()
+
+
+class Quarantine:
+    """Everything set aside, with its reason: one JSON line each in quarantine.jsonl."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, str]] = []
+
+    def add(self, source: str, reason: str, *, id: str | None = None, path: Path | str | None = None, detail: str = "") -> None:
+        """Set one thing aside. `reason` is a short fixed phrase (it is counted), `detail` says the particulars."""
+        row = {"source": source, "reason": reason}
+        if id is not None:
+            row["id"] = id
+        if path is not None:
+            row["path"] = str(path)
+        if detail:
+            row["detail"] = detail
+        self.rows.append(row)
+
+    def counts(self) -> Counter[str]:
+        return Counter(row["reason"] for row in self.rows)
+
+    def lines(self) -> Iterator[str]:
+        """The rows as JSON lines in a stable order, so that the file does not depend on the number of jobs."""
+        yield from sorted(json.dumps(row, ensure_ascii=False, sort_keys=True) for row in self.rows)

@@ -1,0 +1,123 @@
+"""The optimizer step on real processes: any layout of ranks and micro-batches gives one process's update."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+# One process of a layout: rank r takes its share of four fixed micro-batches of three images, does two optimizer
+# steps, and rank 0 writes the losses, norms and resulting weights.
+PROGRAM = """
+import json, sys
+import torch
+from cogaze import dist, losses, optim, step
+from cogaze.config import validate
+from cogaze.engine import Engine, accumulation, make_accelerator
+from cogaze.model import CoGazeConfig, CoGazeModel
+from tests.model.tiny import VOCABULARY, concatenate, random_batch, tiny_settings
+
+out, strategy, micro, poison = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "poison"
+torch.set_num_threads(1)
+tree = tiny_settings().model_dump()
+tree["train"] = {"steps": 2, "global_batch": 12, "micro_batch": micro, "strategy": strategy}
+# with Adam's usual eps the first update is the sign of the gradient, which turns rounding near zero into whole steps
+tree["optim"] = {"lr": 1e-2, "clip_norm": 0.5, "weight_decay": 0.1, "eps": 1e-3}
+config = validate(tree, "test")
+accelerator = make_accelerator(config)
+torch.manual_seed(0)
+model = CoGazeModel(CoGazeConfig.from_settings(config, VOCABULARY, 0))
+engine = Engine(accelerator, config, model, optim.make_optimizer(model, config.optim))
+weights = losses.class_weights(torch.arange(14.0) * 5, 0.99, True)
+pieces = [random_batch(s, images=3, gaze="none" if s % 2 else "some", contexts="none" if s == 2 else "some")
+          for s in range(4)]
+share = len(pieces) // dist.world()
+mine = pieces[dist.rank() * share : (dist.rank() + 1) * share]
+joined = micro // 3
+batches = [concatenate(mine[i : i + joined]) if joined > 1 else mine[i] for i in range(0, len(mine), joined)]
+assert len(batches) == accumulation(config, dist.world())
+engine.model.train()
+rows = []
+for s in range(2):
+    bad = poison and s == 0 and dist.rank() == dist.world() - 1  # one rank's loss is NaN in the first step
+    r = step.train_step(engine, batches, weights * float("nan") if bad else weights, lr=1e-2, step=s, stop_requested=dist.rank() == 0 and s == 1)
+    rows.append({**r.terms, "grad_norm": r.grad_norm, "taken": r.taken, "stop": r.stop})
+evaluated = step.evaluate_loss(engine, batches if joined * dist.world() == 4 else [], weights)
+if dist.rank() == 0:
+    state = {k: v.double().flatten().tolist() for k, v in model.state_dict().items()}
+    with open(out, "w") as f:
+        json.dump({"rows": rows, "state": state, "evaluated": evaluated}, f)
+accelerator.end_training()
+"""
+
+
+def launch(tmp_path: Path, world: int, strategy: str, micro: int, poison: str = "") -> dict:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    out = tmp_path / f"{strategy}-{world}-{micro}.json"
+    processes = []
+    for rank in range(world):
+        env = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": os.getcwd()}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        if world > 1:
+            env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, str(out), strategy, str(micro), poison],
+                env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+        )
+    output = [p.communicate(timeout=400)[0] for p in processes]
+    assert all(p.returncode == 0 for p in processes), "\n".join(output)[-4000:]
+    return json.loads(out.read_text())
+
+
+def relative(a: dict, b: dict) -> float:
+    left = torch.cat([torch.tensor(a["state"][k]) for k in sorted(b["state"])]).double()
+    right = torch.cat([torch.tensor(b["state"][k]) for k in sorted(b["state"])]).double()
+    return ((left - right).norm() / right.norm()).item()
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return launch(tmp_path_factory.mktemp("one"), 1, "ddp", 12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world", "strategy", "micro"),
+    [(1, "ddp", 3), (2, "ddp", 6), (2, "ddp", 3), (2, "zero2", 6), (2, "zero2", 3)],
+)
+def test_any_layout_makes_one_process_step(
+    tmp_path: Path, one_process: dict, world: int, strategy: str, micro: int
+) -> None:
+    here = launch(tmp_path, world, strategy, micro)
+    for row, expected in zip(here["rows"], one_process["rows"], strict=True):
+        for name in ("loss", "loss_contrastive", "loss_disease", "loss_gaze", "grad_norm"):
+            assert row[name] == pytest.approx(expected[name], rel=2e-5), name
+        assert row["taken"]
+    assert [row["stop"] for row in here["rows"]] == [False, True]  # asked on rank 0, seen by all in the same step
+    assert relative(here, one_process) < 2e-5
+    assert one_process["rows"][0]["loss"] != one_process["rows"][1]["loss"]
+    if micro * world == 12:
+        for name, value in one_process["evaluated"].items():
+            assert here["evaluated"][name] == pytest.approx(value, rel=5e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_a_non_finite_loss_on_one_rank_skips_the_update_on_all(tmp_path: Path, strategy: str) -> None:
+    here = launch(tmp_path, 2, strategy, 6, "poison")
+    alone = launch(tmp_path, 1, "ddp", 12, "poison")
+    for run in (here, alone):
+        assert [row["taken"] for row in run["rows"]] == [False, True]
+    # nothing of the bad gradients is left in the second step
+    assert here["rows"][1]["grad_norm"] == pytest.approx(alone["rows"][1]["grad_norm"], rel=2e-5)
+    assert relative(here, alone) < 2e-5
