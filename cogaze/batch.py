@@ -45,7 +45,8 @@ class Batch:
 
     def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: None if value is None else move(value) for name, value in values.items()})
+        moved: dict[str, Any] = {name: None if value is None else move(value) for name, value in values.items()}
+        return Batch(**moved)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on `device`."""

@@ -75,8 +75,8 @@ def save(engine: Engine, tokenizer: PreTrainedTokenizerFast, state: TrainerState
         (aside / "state").mkdir(parents=True)
     dist.barrier()
     engine.save_state(aside / "state")
-    weights = engine.accelerator.get_state_dict(engine.wrapped)  # on all ranks: ZeRO-3 gathers here
     if dist.rank() == 0:
+        weights = engine.model.state_dict()
         trained = {name for name, p in engine.model.named_parameters() if p.requires_grad}
         buffers = {name for name, _ in engine.model.named_buffers()}
         kept = {name: w.contiguous() for name, w in weights.items() if name in trained | buffers}
@@ -189,12 +189,13 @@ def resume(engine: Engine, folder: Path, config: Config, manifest_digest: str) -
         )
     if state.manifest_digest != manifest_digest:
         raise CheckpointError(
-            f"{folder} was trained on other shards (manifest {state.manifest_digest[:12]}, now {manifest_digest[:12]}); "
-            "point data.shards at the same build"
+            f"{folder} was trained on other shards (manifest {state.manifest_digest[:12]}, now "
+            f"{manifest_digest[:12]}); point data.shards at the same build"
         )
     if engine.deepspeed and state.world_size != dist.world():
         raise CheckpointError(
-            f"{folder} was written by {state.world_size} ranks under ZeRO and opens at that number only; now {dist.world()}"
+            f"{folder} was written by {state.world_size} ranks under ZeRO and opens at that number only; now "
+            f"{dist.world()}"
         )
     load_weights(engine.model, folder)
     engine.load_state(folder / "state")

@@ -169,7 +169,7 @@ class TrainConfig(Section):
     micro_batch: Count = Field(80, description="images a rank holds at once; accumulation is derived")
     steps: Count | None = Field(None, description="optimizer steps; exactly one of steps and epochs")
     epochs: Positive | None = None
-    strategy: Literal["auto", "ddp", "zero1", "zero2", "zero3"] = Field(
+    strategy: Literal["auto", "ddp", "zero1", "zero2"] = Field(
         "auto", description="auto follows the launcher (an accelerate config may ask for DeepSpeed), else ddp"
     )
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -220,7 +220,9 @@ class Config(Section):
         patch = self.model.vision.patch_size
         if self.data.image_size % patch:
             near = round(self.data.image_size / patch) * patch or patch
-            raise ValueError(f"data.image_size {self.data.image_size} is not a multiple of the patch size {patch}; try {near}")
+            raise ValueError(
+                f"data.image_size {self.data.image_size} is not a multiple of the patch size {patch}; try {near}"
+            )
         return self
 
     @property

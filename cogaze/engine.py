@@ -25,11 +25,17 @@ from .config import Config, ConfigError
 
 
 def zero_stage(config: Config) -> int | None:
-    """ZeRO stage asked for by `train.strategy`, or by the launcher when it is auto; None means DDP."""
+    """ZeRO stage (1 or 2) asked for by `train.strategy`, or by the launcher when it is auto; None means DDP.
+
+    Raises ConfigError for a stage of the launcher that training does not support.
+    """
     if config.train.strategy.startswith("zero"):
         return int(config.train.strategy.removeprefix("zero"))
     if config.train.strategy == "auto" and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        return int(_launcher_deepspeed().get("stage", os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)))
+        stage = int(_launcher_deepspeed().get("stage", os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)))
+        if stage not in (1, 2):
+            raise ConfigError(f"the accelerate config asks for ZeRO stage {stage}; supported are 1 and 2")
+        return stage
     return None
 
 
@@ -147,10 +153,9 @@ class Engine:
         return self.wrapped(**batch.model_inputs())
 
     def evaluate(self, batch: Batch) -> Any:
-        """Forward without gradient, through the bare module (the ZeRO engine where weights are partitioned)."""
-        module = self.wrapped if self.deepspeed else self.model
+        """Forward without gradient through the bare module: ZeRO 1 and 2 keep whole weights on every rank."""
         with torch.no_grad(), self.autocast():
-            return module(**batch.model_inputs())
+            return self.model(**batch.model_inputs())
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 autocast on this device, or nothing."""

@@ -1,6 +1,6 @@
 """One optimizer step, and one evaluation pass, in terms of the global batch.
 
-    counts (all-reduced)  ->  forward  ->  losses: local sum / global count  ->  x W  ->  backward  ->  agreement  ->  update
+    counts, all-reduced -> forward -> losses: local sum / global count -> x W -> backward -> agreement -> update
 
 The losses return each rank's sum over global counts, so the sum over ranks is the loss of one process on the whole
 global batch. Both back ends average gradients over ranks; this file, and nothing else, multiplies by the world size.
@@ -162,8 +162,6 @@ def evaluate_loss(engine: Engine, batches: Iterable[Batch], class_weights: Tenso
         totals += counted
     engine.model.train()
     means = torch.where(totals > 0, sums / totals.clamp(min=1), torch.zeros_like(sums))
-    scale = torch.tensor(
-        [weights.contrastive.weight, weights.disease.weight, weights.gaze.weight], dtype=torch.float64
-    )
+    scale = torch.tensor([weights.contrastive.weight, weights.disease.weight, weights.gaze.weight], dtype=torch.float64)
     values = [(means * scale).sum().item(), *means.tolist()]
     return {f"eval_{name}": value for name, value in zip(TERMS, values, strict=True)}

@@ -8,7 +8,6 @@ config.yaml, metrics.jsonl (a line per step), checkpoints/, tokenizer/, train.lo
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -22,12 +21,12 @@ from typing import Any
 import torch
 
 from . import checkpoint, dist, losses, meters, optim, step, tracking
-from .batch import Batch
 from .config import Config, ConfigError, dump
 from .data import loader, text
 from .data.order import GlobalOrder
 from .data.shards import ShardSet
 from .engine import Engine, accumulation, make_accelerator
+from .evaluate import suite
 from .faults import STOPPED, StopRequest
 from .model import CoGazeConfig, CoGazeModel
 from .observations import OBSERVATIONS
@@ -97,13 +96,18 @@ def train(config: Config, *, dry_run: bool = False) -> int:
 
     def evaluate() -> None:
         with clock.paused():
-            row = {"event": "eval", "step": state.step, **_evaluate(engine, config, shards, tokenizer, class_weights)}
+            figures = _evaluate(engine, config, shards, tokenizer, class_weights, center)
+            row = {"event": "eval", "step": state.step, **figures}
             state.eval_history.append({k: v for k, v in row.items() if isinstance(v, (int, float))})
             if metrics is not None:
                 metrics.append(row)
                 log.info(meters.log_line(row))
-            tracker.log_metrics({k: v for k, v in row.items() if k not in ("event", "step")}, state.step)
+            tracker.log_metrics({k: v for k, v in figures.items() if v is not None}, state.step)
 
+    evaluates = config.data.eval_split in shards.splits
+    if not evaluates:
+        log.info("no evaluation: the shards have no split %r", config.data.eval_split)
+    center, _ = suite.center_bias_map(config, shards, tokenizer, config.data.train_split) if evaluates else (None, 0)
     clock = meters.Clock(state.seconds)
     batches = loader.train_batches(
         config,
@@ -121,16 +125,14 @@ def train(config: Config, *, dry_run: bool = False) -> int:
         for at, epoch, micro in batches:
             data_wait = time.perf_counter() - waited_from
             began = time.perf_counter()
-            history = [e["eval_loss"] for e in state.eval_history if "eval_loss" in e]
+            history = [e["eval_loss"] for e in state.eval_history]
             lr = optim.learning_rate(at, total_steps, config.optim, history)
-            result = step.train_step(
-                engine, micro, class_weights, lr=lr, step=at, stop_requested=stop.requested
-            )
+            result = step.train_step(engine, micro, class_weights, lr=lr, step=at, stop_requested=stop.requested)
             took = time.perf_counter() - began + data_wait
             state.step, state.epoch = at + 1, epoch
             state.samples_seen += config.train.global_batch
             state.skipped_steps += not result.taken
-            row = {
+            row: dict[str, Any] = {
                 "step": state.step,
                 "epoch": epoch,
                 "samples_seen": state.samples_seen,
@@ -152,7 +154,7 @@ def train(config: Config, *, dry_run: bool = False) -> int:
                     tracker.log_metrics({k: v for k, v in row.items() if isinstance(v, float)}, state.step)
             bar(state.step)
             done = state.step == total_steps
-            if state.step % config.eval.every == 0 or done:
+            if evaluates and (state.step % config.eval.every == 0 or done):
                 evaluate()
             if result.stop and not done:
                 save()
@@ -233,23 +235,45 @@ def _choose(config: Config, run: Path, main: bool) -> Path | None:
     return found
 
 
+# Figures of the evaluation suite that every evaluation line carries.
+_WATCHED = (
+    "zero_shot_auroc",
+    "zero_shot_auroc_no_context",
+    "retrieval_p_at_1",
+    "retrieval_hit_at_10",
+    "gaze_nss",
+    "gaze_js",
+)
+
+
 def _evaluate(
-    engine: Engine, config: Config, shards: ShardSet, tokenizer: Any, class_weights: torch.Tensor
-) -> dict[str, float]:
-    """Losses and zero-shot AUROC on the evaluation split, the same at any world size."""
-    if shards.size(config.data.eval_split) == 0:
-        return {}
+    engine: Engine, config: Config, shards: ShardSet, tokenizer: Any, class_weights: torch.Tensor, center: Any
+) -> dict[str, float | int | None]:
+    """Losses, zero-shot, retrieval and gaze figures on the evaluation split, the same at any world size."""
+    split = config.data.eval_split
     batches = loader.eval_batches_of(
         config,
         shards,
         tokenizer,
-        config.data.eval_split,
+        split,
         rank=dist.rank(),
         world=dist.world(),
         batch=config.eval.batch,
         max_batches=config.eval.max_batches,
     )
-    return step.evaluate_loss(engine, batches, class_weights)
+    row: dict[str, float | int | None] = dict(step.evaluate_loss(engine, batches, class_weights))
+    results = suite.evaluate_all(
+        engine.model,
+        config,
+        shards,
+        tokenizer,
+        split,
+        engine.device,
+        train_gaze_mean=center,
+        tasks=("zero_shot", "retrieval", "gaze"),
+        variants=("context", "no_context"),
+    )
+    return row | {name: results["headline"].get(name) for name in _WATCHED}
 
 
 @contextmanager

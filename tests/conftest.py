@@ -11,9 +11,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import torch
-
-torch.set_num_threads(1)
 from hypothesis import settings
 
+torch.set_num_threads(1)
 settings.register_profile("cogaze", deadline=None, derandomize=True)  # tests never assert times; CI is reproducible
 settings.load_profile("cogaze")

@@ -46,7 +46,9 @@ engine.model.train()
 rows = []
 for s in range(2):
     bad = poison and s == 0 and dist.rank() == dist.world() - 1  # one rank's loss is NaN in the first step
-    r = step.train_step(engine, batches, weights * float("nan") if bad else weights, lr=1e-2, step=s, stop_requested=dist.rank() == 0 and s == 1)
+    asked = dist.rank() == 0 and s == 1
+    w = weights * float("nan") if bad else weights
+    r = step.train_step(engine, batches, w, lr=1e-2, step=s, stop_requested=asked)
     rows.append({**r.terms, "grad_norm": r.grad_norm, "taken": r.taken, "stop": r.stop})
 evaluated = step.evaluate_loss(engine, batches if joined * dist.world() == 4 else [], weights)
 if dist.rank() == 0:
@@ -68,11 +70,9 @@ def launch(tmp_path: Path, world: int, strategy: str, micro: int, poison: str = 
         env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         if world > 1:
             env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+        command = [sys.executable, "-c", PROGRAM, str(out), strategy, str(micro), poison]
         processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, str(out), strategy, str(micro), poison],
-                env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            )  # fmt: skip
+            subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
     output = [p.communicate(timeout=400)[0] for p in processes]
     assert all(p.returncode == 0 for p in processes), "\n".join(output)[-4000:]

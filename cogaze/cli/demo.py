@@ -94,8 +94,10 @@ def command(
     summary = _summary(out, began, seconds, seed)
     typer.echo("")
     for name in SUMMARY:
-        typer.echo(f"  {name:<28} {summary[name]:.3f}" if isinstance(summary[name], float) else f"  {name:<28} {summary[name]}")
-    typer.echo(f"\n{summary['seconds']:.0f} s in all. Look at {out / 'page' / 'index.html'}; figures in {out / 'summary.json'}")
+        value = summary[name]
+        typer.echo(f"  {name:<28} {value:.3f}" if isinstance(value, float) else f"  {name:<28} {value}")
+    page, figures = out / "page" / "index.html", out / "summary.json"
+    typer.echo(f"\n{summary['seconds']:.0f} s in all. Look at {page}; the figures are in {figures}")
 
 
 def _train_until_killed(arguments: list[str], out: Path) -> None:

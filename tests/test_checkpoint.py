@@ -1,0 +1,105 @@
+"""Checkpoint folders: whole or absent, the newest sound one is found, and what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from cogaze import checkpoint
+from cogaze.checkpoint import CheckpointError, TrainerState
+from cogaze.config import Config, validate
+from tests.model.tiny import tiny_model
+
+
+def written(run: Path, step: int) -> Path:
+    """A sound checkpoint folder as `save` leaves it, without the model."""
+    folder = run / "checkpoints" / checkpoint.folder_name(step)
+    (folder / "state").mkdir(parents=True)
+    (folder / "trainer.json").write_text(json.dumps(asdict(TrainerState(step=step))))
+    (folder / "state" / "optimizer.pt").write_bytes(b"0123456789" * step)
+    listing = {str(p.relative_to(folder)): checkpoint._fingerprint(p) for p in folder.rglob("*") if p.is_file()}
+    (folder / "files.json").write_text(json.dumps(listing))
+    checkpoint._write_latest(run, folder.name)
+    return folder
+
+
+def test_no_checkpoint_is_none(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_latest_names_the_one_to_take(tmp_path: Path) -> None:
+    first, second = written(tmp_path, 10), written(tmp_path, 20)
+    assert checkpoint.newest(tmp_path) == second
+    checkpoint._write_latest(tmp_path, first.name)
+    assert checkpoint.newest(tmp_path) == first
+
+
+@pytest.mark.parametrize("content", ["", "step-99999999", "\x00\x00", "../../etc"])
+def test_a_corrupt_latest_does_not_matter(tmp_path: Path, content: str) -> None:
+    written(tmp_path, 10)
+    last = written(tmp_path, 20)
+    (tmp_path / "checkpoints" / "latest").write_text(content)
+    assert checkpoint.newest(tmp_path) == last
+
+
+def test_a_truncated_file_sends_us_to_the_one_before_and_says_so(tmp_path: Path) -> None:
+    first, second = written(tmp_path, 10), written(tmp_path, 20)
+    state = second / "state" / "optimizer.pt"
+    state.write_bytes(state.read_bytes()[:-1])
+    said: list[str] = []
+    assert checkpoint.newest(tmp_path, said.append) == first
+    assert said == [
+        f"checkpoint {second.name} is damaged (state/optimizer.pt differs from what was written); "
+        "trying the one before it"
+    ]
+    (first / "trainer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint is intact; train\.resume=never"):
+        checkpoint.newest(tmp_path, said.append)
+
+
+def test_a_half_written_folder_is_never_taken(tmp_path: Path) -> None:
+    whole = written(tmp_path, 10)
+    partial = written(tmp_path, 20)
+    partial.rename(partial.with_name(f".{partial.name}.partial"))
+    assert checkpoint.newest(tmp_path) == whole
+
+
+def test_state_of_another_schema_is_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, 10)
+    tree = json.loads((folder / "trainer.json").read_text()) | {"schema_version": 99}
+    (folder / "trainer.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError, match="checkpoint schema 99, this code reads 1"):
+        checkpoint.read_state(folder)
+
+
+def config(**train: object) -> Config:
+    return validate({"train": {"steps": 10, **train}}, "test")
+
+
+def test_what_may_differ_on_resume() -> None:
+    free = {"micro_batch": 5, "log_every": 1, "save_every": 7}
+    assert checkpoint.differences(config(), config(**free)) == []
+    assert checkpoint.differences(config(), config(global_batch=32)) == ["train.global_batch: 160 -> 32"]
+    other = validate({"train": {"steps": 10}, "loss": {"gaze": {"rho": 0.5}}}, "test")
+    assert [d.split(":")[0] for d in checkpoint.differences(config(), other)] == ["loss.gaze"]
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    model = tiny_model()
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    checkpoint.load_weights(tiny_model(seed=1), tmp_path)
+
+    lacking = dict(weights)
+    lacking.pop("log_logit_scale")
+    save_file(lacking, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="1 tensors are missing, first log_logit_scale"):
+        checkpoint.load_weights(tiny_model(), tmp_path)
+
+    save_file(weights | {"log_gaze_scale": weights["image_latents"].clone()}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="of another shape, first log_gaze_scale"):
+        checkpoint.load_weights(tiny_model(), tmp_path)
