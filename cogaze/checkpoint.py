@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors.torch import load_file, save_file
+
 from . import dist
 from .config import Config, dump, load
 
@@ -80,7 +82,8 @@ def save(engine: Engine, tokenizer: PreTrainedTokenizerFast, state: TrainerState
         trained = {name for name, p in engine.model.named_parameters() if p.requires_grad}
         buffers = {name for name, _ in engine.model.named_buffers()}
         kept = {name: w.contiguous() for name, w in weights.items() if name in trained | buffers}
-        _model(engine).save_pretrained(aside, state_dict=kept, safe_serialization=True)
+        save_file(kept, aside / "model.safetensors", metadata={"format": "pt"})
+        engine.model.config.save_pretrained(aside)
         tokenizer.save_pretrained(aside / "tokenizer")
         (aside / "config.yaml").write_text(dump(config), encoding="utf-8")
         (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
@@ -94,13 +97,6 @@ def save(engine: Engine, tokenizer: PreTrainedTokenizerFast, state: TrainerState
         _forget_old(run, config.train.keep_last)
     dist.barrier()
     return final
-
-
-def _model(engine: Engine) -> CoGazeModel:
-    from .model import CoGazeModel
-
-    assert isinstance(engine.model, CoGazeModel)
-    return engine.model
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -224,8 +220,6 @@ def load_weights(model: Any, folder: Path) -> None:
 
     Raises CheckpointError naming the first tensor that is missing, unknown or of another shape.
     """
-    from safetensors.torch import load_file
-
     weights = load_file(folder / "model.safetensors")
     own = dict(model.state_dict())
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}

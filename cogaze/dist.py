@@ -13,6 +13,10 @@ import torch
 import torch.distributed as td
 from torch import Tensor
 
+# torch 2.13 renamed the two and warns at every call of the old names
+_all_gather = getattr(td, "all_gather_single", None) or td.all_gather_into_tensor
+_reduce_scatter = getattr(td, "reduce_scatter_single", None) or td.reduce_scatter_tensor
+
 
 def ready() -> bool:
     return td.is_available() and td.is_initialized()
@@ -54,7 +58,7 @@ def gather(value: Tensor) -> Tensor:
         return value.detach()
     value = value.detach().contiguous()
     rows = value.new_empty((world() * value.shape[0], *value.shape[1:]))
-    td.all_gather_into_tensor(rows, value)
+    _all_gather(rows, value)
     return rows
 
 
@@ -71,7 +75,7 @@ class _Gather(torch.autograd.Function):
             td.all_reduce(grad)
             return grad[rank() * ctx.rows : (rank() + 1) * ctx.rows]
         own = grad.new_empty((ctx.rows, *grad.shape[1:]))
-        td.reduce_scatter_tensor(own, grad)
+        _reduce_scatter(own, grad)
         return own
 
 

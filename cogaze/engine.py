@@ -13,15 +13,18 @@ import json
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import dist
 from .batch import Batch
 from .config import Config, ConfigError
+
+if TYPE_CHECKING:
+    from .model import CoGazeModel
 
 
 def zero_stage(config: Config) -> int | None:
@@ -138,7 +141,7 @@ def _deepspeed_accelerator(config: Config, stage: int, group: InitProcessGroupKw
 class Engine:
     """A prepared model and optimizer. `model` is the bare module, `wrapped` what the ranks share gradients through."""
 
-    def __init__(self, accelerator: Accelerator, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer):
+    def __init__(self, accelerator: Accelerator, config: Config, model: CoGazeModel, optimizer: torch.optim.Optimizer):
         self.accelerator = accelerator
         self.config = config
         self.model = model

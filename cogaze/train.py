@@ -85,13 +85,13 @@ def train(config: Config, *, dry_run: bool = False) -> int:
         metrics.truncate(state.metrics_offset)
         (run / "config.yaml").write_text(dump(config), encoding="utf-8")
     tracker = tracking.start(config, run_id=state.tracking_run, manifest_digest=shards.digest)
-    state.tracking_run = tracker.run_id
 
     # -------------------------------------------------------------------------------------------- the loop
     def save() -> None:
         with clock.paused():
             state.metrics_offset = metrics.offset() if metrics is not None else 0
             state.seconds = clock.seconds
+            state.tracking_run = tracker.run_id or state.tracking_run  # known once the store has answered
             checkpoint.save(engine, tokenizer, state, run, config)
 
     def evaluate() -> None:

@@ -28,11 +28,13 @@ def test_the_second_signal_leaves_at_once() -> None:
         "from cogaze.faults import StopRequest\n"
         "with StopRequest():\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here after its echo', flush=True)\n"
+        "    time.sleep(2.1)\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"
         "    time.sleep(5)\n"
         "    print('too far', flush=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == "still here\n"
+    assert done.stdout == "still here after its echo\n"
     assert done.returncode == 128 + signal.SIGUSR1

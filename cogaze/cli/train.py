@@ -39,8 +39,11 @@ def command(
     from ..config import dump, load
 
     settings = list(overrides or [])
+    from launch.environment import rank_environment
+
+    launched = rank_environment()
     if nproc is not None:
-        if "WORLD_SIZE" in os.environ:
+        if launched.world_size > 1:
             raise UsageError("--nproc starts ranks itself; leave it out inside torchrun, accelerate, deepspeed or srun")
         settings.append(f"run.nproc={nproc}")
     resolved = load(config, settings)
@@ -52,6 +55,8 @@ def command(
 
         arguments = [str(config), *settings, *(["--dry-run"] if dry_run else [])]
         raise typer.Exit(spawn(nproc, [sys.executable, "-m", "cogaze.train", *arguments]))
+    if launched.world_size > 1:
+        os.environ.update(launched.variables())  # under srun nobody else has said which rank this is
     from ..train import train
 
     raise typer.Exit(train(resolved, dry_run=dry_run))
