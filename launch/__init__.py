@@ -1,0 +1,1 @@
+"""Starting runs: rank environment from any launcher, Slurm submission."""

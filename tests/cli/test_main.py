@@ -1,0 +1,128 @@
+"""The command as a whole: help, version, and what every kind of ending becomes."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from cogaze import __version__
+from cogaze.cli import main
+from cogaze.cli.errors import Failure, UsageError
+from cogaze.config import ConfigError
+from data_prep.records import SourceError
+from launch.environment import LauncherError
+
+VERBS = ("demo", "data", "train", "evaluate", "page")
+
+
+def ending(monkeypatch, capsys, error: BaseException) -> tuple[int, str]:
+    """Exit code and stderr of a command that ends with `error`."""
+
+    def command(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main, "app", command)
+    code = main.run([])
+    return code, capsys.readouterr().err
+
+
+def test_help_names_every_verb_and_shows_examples(capsys):
+    assert main.run(["--help"]) == 0
+    text = capsys.readouterr().out
+    for verb in VERBS:
+        assert f"  {verb} " in text
+    assert "data.shards=[shards/mimic]" in text
+    assert "Exit codes: 0 done" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb(capsys, verb):
+    assert main.run([verb, "-h"]) == 0
+    assert f"Usage: cogaze {verb}" in capsys.readouterr().out
+
+
+def test_no_arguments_show_the_help(capsys):
+    assert main.run([]) == 2
+    captured = capsys.readouterr()
+    assert "Usage: cogaze" in captured.out + captured.err
+
+
+def test_version(capsys):
+    assert main.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"cogaze {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["train"], ["data", "build", "--nonsense"]])
+def test_wrong_usage_is_2(capsys, arguments):
+    assert main.run(arguments) == 2
+    captured = capsys.readouterr()
+    assert "Usage: cogaze" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Failure("the check found 3 faults"), 1),
+        (UsageError("no such source"), 2),
+        (ConfigError("unknown key optim.lrr; did you mean optim.lr?"), 2),
+        (LauncherError("RANK=4 is outside 0..3"), 2),
+        (SourceError("raw/mimic: no metadata table"), 1),
+    ],
+)
+def test_known_errors_are_one_message(monkeypatch, capsys, error, code):
+    assert ending(monkeypatch, capsys, error) == (code, f"cogaze: {error}\n")
+
+
+def test_a_file_that_cannot_be_opened_is_one_message(monkeypatch, capsys):
+    error = OSError(errno.ENOSPC, "No space left on device", "runs/one/metrics.jsonl")
+    assert ending(monkeypatch, capsys, error) == (1, "cogaze: runs/one/metrics.jsonl: No space left on device\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("shapes differ"), OSError("socket"), KeyError("x")])
+def test_anything_else_keeps_its_traceback(monkeypatch, capsys, error):
+    code, text = ending(monkeypatch, capsys, error)
+    assert code == 1
+    assert text.startswith("Traceback (most recent call last):")
+    assert text.splitlines()[-1].startswith("cogaze: this should not happen")
+
+
+def test_traceback_on_request(monkeypatch, capsys):
+    monkeypatch.setenv("COGAZE_TRACEBACK", "1")
+    code, text = ending(monkeypatch, capsys, Failure("the check found 3 faults"))
+    assert code == 1
+    assert text.startswith("Traceback")
+    assert text.endswith("cogaze: the check found 3 faults\n")
+
+
+def test_several_ranks_say_which_one_speaks(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert ending(monkeypatch, capsys, Failure("no shards"))[1] == "cogaze (rank 1): no shards\n"
+
+
+@pytest.mark.parametrize(("error", "code"), [(typer.Exit(3), 3), (KeyboardInterrupt(), 130)])
+def test_other_endings(error, code):
+    inner = typer.Typer()
+
+    @inner.command()
+    def command() -> None:
+        raise error
+
+    outer, main.app = main.app, inner
+    try:
+        assert main.run([]) == code
+    finally:
+        main.app = outer
+
+
+def test_exit_code_reaches_the_shell():
+    bad = subprocess.run(
+        [sys.executable, "-m", "cogaze", "train", "no-such.yaml"], capture_output=True, text=True, check=False
+    )
+    assert bad.returncode == 2
+    assert bad.stderr == "cogaze: no-such.yaml: no such configuration file\n"
