@@ -1,0 +1,1 @@
+"""Shards to Batches: order, positioned reads, decoding, texts, gaze maps, loader."""

@@ -1,0 +1,181 @@
+"""Who sees which image when: pure integer arithmetic on what the manifests say, no files and no state.
+
+    shards shuffled by (seed, epoch)  ->  studies shuffled inside windows of shards  ->  one order of the epoch
+    global step s  ->  images [oB, (o+1)B) of epoch s // steps_per_epoch, o = s % steps_per_epoch
+    rank r of W  ->  its contiguous B/W of these, cut in micro-batches
+
+The samples of a global step depend on neither the number of ranks nor the number of workers, and any step is found
+without walking through the ones before it: so resuming is arithmetic, at any world size.
+
+The orders come from raw Philox words and a stable sort, not from `Generator.permutation`: numpy promises to keep the
+former over its versions, and a run may be resumed with another numpy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64 = NDArray[np.int64]
+GroupBy = Literal["study", "image"]
+
+# The streams of random numbers that hang on (seed, epoch); one number each, so that none overlaps another.
+STREAM_SHARDS, STREAM_WINDOW, STREAM_AUGMENT = 0, 1, 2
+_WORD = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class SplitLayout:
+    """What the order needs to know of a split, in manifest order (shard by shard, key by key).
+
+    Raises ValueError where the arrays contradict each other.
+    """
+
+    study_runs: Int64  # (R,), images of each run of one study; a run never crosses a shard
+    gaze: NDArray[np.bool_]  # (images,), True where the image has gaze
+    shard_images: Int64  # (shards,), images of each shard
+
+    def __post_init__(self) -> None:
+        runs, images = int(self.study_runs.sum()), int(self.shard_images.sum())
+        if not runs == images == len(self.gaze):
+            raise ValueError(
+                f"the layout counts {runs} images by study, {images} by shard and {len(self.gaze)} gaze flags; "
+                "run `cogaze data check` on the shard folder"
+            )
+        if (self.study_runs < 1).any() or (self.shard_images < 0).any():
+            raise ValueError("the layout holds an empty study or a negative count; run `cogaze data check`")
+        if not np.isin(np.cumsum(self.shard_images), np.append(np.cumsum(self.study_runs), 0)).all():
+            raise ValueError("a run of one study crosses a shard in the layout; run `cogaze data check`")
+
+    @property
+    def images(self) -> int:
+        return len(self.gaze)
+
+
+def philox(seed: int, epoch: int, stream: int, item: int = 0) -> np.random.Philox:
+    """Counter-based generator of (seed, epoch, stream, item): equal arguments, equal numbers; others never overlap.
+
+    Each (stream, item) owns 2^128 consecutive counter values, so no two of them can run into one another.
+    """
+    counter = np.array([0, 0, item, stream], dtype=np.uint64)
+    return np.random.Philox(counter=counter, key=np.array([seed & _WORD, epoch & _WORD], dtype=np.uint64))
+
+
+def epoch_order(
+    layout: SplitLayout, seed: int, epoch: int, window: int | None = None, group_by: GroupBy = "study"
+) -> Int64:
+    """Order of one epoch: int64 (images,), a permutation of the split's positions.
+
+    Shards are shuffled; then, inside each window of `window` consecutive shuffled shards (None = all of them), studies
+    are shuffled, each keeping its images together and in their order. `group_by="image"` shuffles single images instead
+    (the paper's plain shuffle). The result depends on the arguments alone.
+    """
+    if window is not None and window < 1:
+        raise ValueError(f"shuffle window of {window} shards; give at least 1, or null for all")
+    lengths = layout.study_runs if group_by == "study" else np.ones(layout.images, np.int64)  # (R,)
+    starts = np.cumsum(lengths) - lengths  # (R,), first position of each run
+    ends = np.searchsorted(starts, np.cumsum(layout.shard_images))  # (shards,), runs before the end of each shard
+    begins = np.append(0, ends[:-1])  # (shards,)
+
+    shards = _shuffle(philox(seed, epoch, STREAM_SHARDS), len(layout.shard_images))
+    size = window or max(len(shards), 1)
+    pieces = []
+    for number, first in enumerate(range(0, len(shards), size)):
+        chosen = shards[first : first + size]
+        runs = _ranges(begins[chosen], ends[chosen] - begins[chosen])
+        pieces.append(runs[_shuffle(philox(seed, epoch, STREAM_WINDOW, number), len(runs))])
+    order = np.concatenate(pieces) if pieces else np.zeros(0, np.int64)  # (R,), runs in the order of the epoch
+    return _ranges(starts[order], lengths[order])
+
+
+@dataclass(frozen=True)
+class StepSamples:
+    """The images of one optimizer step over all ranks; positions int64 (B,)."""
+
+    step: int
+    epoch: int
+    positions: Int64
+
+
+class GlobalOrder:
+    """The images of every optimizer step of a run.
+
+    The last images of an epoch, fewer than a batch, are dropped; as each epoch has its own order, they are different
+    ones every time. Raises ValueError where the split is smaller than one global batch.
+    """
+
+    def __init__(
+        self,
+        layout: SplitLayout,
+        seed: int,
+        global_batch: int,
+        window: int | None = None,
+        group_by: GroupBy = "study",
+    ) -> None:
+        if global_batch < 1:
+            raise ValueError(f"global batch of {global_batch}; give at least 1")
+        if layout.images < global_batch:
+            raise ValueError(
+                f"the training split has {layout.images} images, fewer than one global batch of {global_batch}; "
+                "lower train.global_batch (and train.micro_batch) or build more shards"
+            )
+        self.layout, self.seed, self.global_batch = layout, seed, global_batch
+        self.window, self.group_by = window, group_by
+        self.steps_per_epoch, self.dropped = divmod(layout.images, global_batch)  # dropped: images left out per epoch
+        self._epoch = -1  # the epoch whose order is kept
+        self._order: Int64 = np.zeros(0, np.int64)
+
+    def step(self, step: int) -> StepSamples:
+        """Images of global step `step` (from 0). Constant time inside the epoch asked for last, one shuffle else."""
+        if step < 0:
+            raise ValueError(f"step {step} is before the start of the run")
+        epoch, offset = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._order = epoch_order(self.layout, self.seed, epoch, self.window, self.group_by)
+            self._epoch = epoch
+        first = offset * self.global_batch
+        return StepSamples(step, epoch, self._order[first : first + self.global_batch])
+
+
+def rank_positions(positions: Int64, rank: int, world: int, micro_batch: int) -> list[Int64]:
+    """A rank's contiguous share of a step, (B,) -> [(micro_batch,), ...]; ranks and micro-batches in order give B back.
+
+    Raises ValueError where B is no multiple of world * micro_batch.
+    """
+    at_once = world * micro_batch
+    if len(positions) % at_once or not len(positions):
+        raise ValueError(
+            f"train.global_batch {len(positions)} is not a multiple of {world} ranks x train.micro_batch {micro_batch} "
+            f"= {at_once}; nearest that fit: {max(len(positions) // at_once, 1) * at_once} or a smaller micro_batch"
+        )
+    share = positions.reshape(world, -1)[rank]  # (B/W,)
+    return list(share.reshape(-1, micro_batch))
+
+
+def eval_batches(n: int, batch: int, rank: int, world: int) -> list[Int64]:
+    """A rank's part of every fixed-order evaluation batch: [int64 (ceil(batch / world),), ...], -1 = padding row.
+
+    Global batch k holds positions [k * batch, (k + 1) * batch) whatever the number of ranks; over the ranks each
+    position below n comes exactly once. All ranks get equally many batches of equal shape, so collectives match.
+    """
+    if batch < 1:
+        raise ValueError(f"evaluation batch of {batch}; give at least 1")
+    share = -(-batch // world)
+    grid = np.full((-(-n // batch), world * share), -1, np.int64)  # (batches, padded global batch)
+    real = np.arange(len(grid) * batch, dtype=np.int64).reshape(-1, batch)
+    grid[:, :batch] = np.where(real < n, real, -1)
+    return list(grid[:, rank * share : (rank + 1) * share])
+
+
+def _shuffle(bits: np.random.Philox, n: int) -> Int64:
+    """A permutation of 0..n-1, int64 (n,), from n raw words; the stable sort decides the (2^-64) ties."""
+    return np.argsort(np.asarray(bits.random_raw(n)), kind="stable").astype(np.int64)
+
+
+def _ranges(starts: Int64, lengths: Int64) -> Int64:
+    """Concatenation of start..start+length-1 over all rows, int64 (sum of lengths,)."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()), dtype=np.int64)
