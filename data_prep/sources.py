@@ -1,0 +1,16 @@
+"""The sources that `cogaze data build --source NAME` knows: name -> the function that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from data_prep import iu_xray, mimic_cxr
+from data_prep.records import ImageRecord
+
+# Each is `read(root, quarantine, **options)`; the options are in its docstring.
+SOURCES: dict[str, Callable[..., Iterator[ImageRecord]]] = {
+    "mimic-cxr": mimic_cxr.read,
+    "mimic_cxr": mimic_cxr.read,
+    "iu-xray": iu_xray.read,
+    "iu_xray": iu_xray.read,
+}

@@ -1,0 +1,249 @@
+"""data_prep.mimic_cxr on a tiny hand-written collection in the layout of MIMIC-CXR-JPG 2.1.0."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cogaze.observations import OBSERVATIONS
+from data_prep import mimic_cxr, phantom
+from data_prep.records import Quarantine, SourceError
+from data_prep.sources import SOURCES
+from tests.data_prep import test_egd, test_reflacx
+
+META = "dicom_id,subject_id,study_id,ViewPosition,Rows,ProcedureCodeSequence_CodeMeaning,ViewCodeSequence_CodeMeaning"
+REPORT = " FINAL REPORT\n INDICATION:  ___M with cough.\n\n FINDINGS:  Clear {}.\n\n IMPRESSION:  Normal.\n"
+
+
+class Collection:
+    """Writes the tables and files row by row; `write` puts the tables down."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.jpg = root, root / "mimic-cxr-jpg"
+        self.meta, self.split, self.chexpert, self.test = [META], ["dicom_id,study_id,subject_id,split"], [], []
+        self.chexpert = ["subject_id,study_id," + ",".join(sorted(OBSERVATIONS))]
+
+    def image(self, dicom, patient=10000001, study=50000001, view="PA", split="train", meanings=",", report=True):
+        self.meta.append(f"{dicom},{patient},{study},{view},3000,{meanings}")
+        self.split.append(f"{dicom},{study},{patient},{split}")
+        folder = Path("files", f"p{str(patient)[:2]}", f"p{patient}")
+        file = self.jpg / folder / f"s{study}" / f"{dicom}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"not decoded here")
+        text = self.root / "mimic-cxr" / folder / f"s{study}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        if report:
+            text.write_text(REPORT.format(study) if report is True else report)
+        return file
+
+    def write(self, zipped: bool = False) -> Path:
+        self.jpg.mkdir(parents=True, exist_ok=True)
+        for name, lines in (
+            ("metadata", self.meta), ("split", self.split), ("chexpert", self.chexpert), ("negbio", self.chexpert[:1]),
+        ):  # fmt: skip
+            text = "".join(f"{line}\n" for line in lines)
+            path = self.jpg / f"mimic-cxr-2.0.0-{name}.csv"
+            if zipped:
+                Path(f"{path}.gz").write_bytes(gzip.compress(text.encode()))
+            else:
+                path.write_text(text)
+        return self.root
+
+
+def labels(study: int, patient: int = 10000001, **values: str) -> str:
+    cells = [values.get(name.replace(" ", "_"), "") for name in sorted(OBSERVATIONS)]
+    return f"{patient},{study}," + ",".join(cells)
+
+
+def read(root: Path, **options):
+    quarantine = Quarantine()
+    return list(mimic_cxr.read(root, quarantine, **options)), quarantine
+
+
+@pytest.fixture
+def collection(tmp_path) -> Collection:
+    return Collection(tmp_path / "raw")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_records_by_hand(collection, zipped):
+    collection.image("b", study=50000002, view="LATERAL")
+    collection.image("a", study=50000002, view="", meanings="postero-anterior,Erect")
+    collection.image("z", patient=10000000.0, study=50000009, view=" pa lld ", split="validate")
+    collection.chexpert += [
+        labels(50000002, Edema="-1.0", Fracture="1.0"),
+        labels(50000009, 10000000, No_Finding="1.0"),
+    ]
+    # the float-like id must lead to the same folder as the whole one
+    shutil.move(collection.root / "mimic-cxr/files/p10/p10000000.0", collection.root / "mimic-cxr/files/p10/p10000000")
+    shutil.move(collection.jpg / "files/p10/p10000000.0", collection.jpg / "files/p10/p10000000")
+    records, quarantine = read(collection.write(zipped))
+    assert quarantine.rows == []
+    assert [(r.patient_id, r.study_id, r.image_id, r.split, r.view) for r in records] == [
+        ("10000000", "50000009", "z", "validate", "PA LLD"),
+        ("10000001", "50000002", "a", "train", "PA"),
+        ("10000001", "50000002", "b", "train", "LATERAL"),
+    ]
+    first = records[1]
+    assert (first.source, first.relative_path) == ("mimic_cxr", "files/p10/p10000001/s50000002/a.jpg")
+    assert first.path == collection.jpg / first.relative_path
+    assert (first.findings, first.impression, first.indication, first.history) == (
+        "Clear 50000002.", "Normal.", "M with cough.", None,
+    )  # fmt: skip
+    assert {name: v for name, v in first.labels.items() if v is not None} == {"Edema": -1, "Fracture": 1}
+    assert set(first.labels) == set(OBSERVATIONS)
+    assert first.label_source == "chexpert"
+    assert first.readings == ()
+    assert read(collection.root, labels="negbio")[0][0].labels == {}  # the table has no row: unknown
+
+
+def test_view_repair(collection):
+    cases = {
+        ("AP", "x,y"): "AP", ("ll", ","): "LL", ("", ",lateral"): "LATERAL", ("nan", "antero-posterior,Erect"): "AP",
+        ("", "CHEST (PA AND LAT),left lateral"): "LL", ("L5 S1", ","): "UNKNOWN", ("", ","): "UNKNOWN",
+    }  # fmt: skip
+    for i, (view, meanings) in enumerate(cases):
+        collection.image(f"i{i}", view=view, meanings=meanings)
+    records, _ = read(collection.write())
+    assert [r.view for r in records] == list(cases.values())
+
+
+def test_radiologist_labels_override(collection):
+    collection.image("a", split="test")
+    collection.image("b", study=50000002, split="test")
+    collection.chexpert += [labels(50000001, Edema="1.0"), labels(50000002, Edema="1.0")]
+    header = ["study_id", *(n if n != "Lung Opacity" else "Airspace Opacity" for n in OBSERVATIONS)]
+    row = ["50000002", *("1" if n == "Lung Opacity" else "0" for n in OBSERVATIONS)]
+    root = collection.write()
+    (collection.jpg / "mimic-cxr-2.1.0-test-set-labeled.csv").write_text(f"{','.join(header)}\n{','.join(row)}\n")
+    first, second = read(root)[0]
+    assert (first.label_source, first.labels["Edema"], first.labels["Lung Opacity"]) == ("chexpert", 1, None)
+    assert (second.label_source, second.labels["Edema"], second.labels["Lung Opacity"]) == ("radiologist", 0, 1)
+
+
+def test_what_is_set_aside_is_named_image_by_image(collection):
+    collection.image("good")
+    collection.image("same")
+    collection.meta.append(collection.meta[-1])
+    collection.image("differs")
+    collection.meta.append(collection.meta[-1].replace("PA", "AP"))
+    collection.image("two-splits")
+    collection.split.append(collection.split[-1].replace("train", "test"))
+    collection.image("no-split")
+    collection.split.pop()
+    collection.image("no-meta")
+    collection.meta.pop()
+    collection.image("moved")
+    collection.split[-1] = "moved,50000077,10000001,train"
+    collection.image("leak-a", patient=10000002, study=50000002)
+    collection.image("leak-b", patient=10000002, study=50000003, split="test")
+    collection.image("shared-a", patient=10000003, study=50000004)
+    collection.image("shared-b", patient=10000004, study=50000004)
+    collection.image("no-report", study=50000005, report=False)
+    collection.image("empty", study=50000006, report=" FINDINGS: ___\n IMPRESSION:")
+    collection.image("gone", study=50000007).unlink()
+    collection.meta += ["bad-study,10000001,s5,PA,1,,", "short,1000", "bad/../id,10000001,50000001,PA,1,,"]
+    collection.image("odd-split", split="dev")
+    records, quarantine = read(collection.write())
+    assert [r.image_id for r in records] == ["good", "same"]
+    assert {(row["id"], row["reason"]) for row in quarantine.rows if "id" in row} == {
+        ("same", "duplicate row"),
+        ("differs", "contradicting rows for one id"),
+        ("two-splits", "image listed twice with another split or study"),
+        ("no-split", "image not in the split table"),
+        ("no-meta", "image not in the metadata table"),
+        ("moved", "metadata and split tables disagree on patient or study"),
+        ("leak-a", "patient in two splits"),
+        ("leak-b", "patient in two splits"),
+        ("shared-a", "study of two patients"),
+        ("shared-b", "study of two patients"),
+        ("no-report", "study without a report"),
+        ("empty", "report without findings and impression"),
+        ("gone", "image file missing"),
+        ("odd-split", "image not in the split table"),
+    }
+    assert quarantine.counts()["malformed row"] == 4
+
+
+def test_gaze_of_both_data_sets_joins_the_image(collection):
+    collection.image("img-a")
+    collection.image("img-b", study=50000002, report=False)
+    root = collection.write()
+    gaze = root / "reflacx-xray-localization" / "1.0.0"
+    test_reflacx.metadata(
+        gaze, 1, *(f"P{i},train,False,x,{d},1,1000,2000," for i, d in enumerate(["img-a", "img-a", "img-b", "else"]))
+    )
+    for i in range(4):
+        test_reflacx.write_reading(gaze, f"P{i}")
+    (root / "egd-cxr").mkdir()
+    test_egd.write(root / "egd-cxr", ["img-a,x,1,0,0,480,480,"], [test_egd.fixation()], {"img-a": test_egd.SPOKEN})
+    records, quarantine = read(root)
+    assert [[reading.id for reading in r.readings] for r in records] == [["P0", "P1", "egd-img-a"]]
+    unused = [(row["id"], row["detail"]) for row in quarantine.rows if row["reason"] == "reading without its image"]
+    assert unused == [
+        ("P3", "image else is not among the usable images"),
+        ("P2", "image img-b is not among the usable images"),
+    ]
+
+
+def test_discovery(collection, tmp_path):
+    collection.image("a")
+    root = collection.write()
+    here = {"mimic-cxr-jpg": collection.jpg, "reports": root / "mimic-cxr"}
+    assert mimic_cxr.discover(root) == here
+    assert mimic_cxr.discover(collection.jpg) == here  # siblings of the folder itself
+    versioned = tmp_path / "mirror" / "physionet.org" / "files"
+    shutil.copytree(collection.jpg, versioned / "mimic-cxr-jpg" / "2.0.0")
+    shutil.copytree(collection.jpg, versioned / "mimic-cxr-jpg" / "2.1.0")
+    shutil.copytree(root / "mimic-cxr", versioned / "mimic-cxr" / "2.1.0")
+    there = {"mimic-cxr-jpg": versioned / "mimic-cxr-jpg/2.1.0", "reports": versioned / "mimic-cxr/2.1.0"}
+    for start in (tmp_path / "mirror", versioned, versioned / "mimic-cxr-jpg", versioned / "mimic-cxr-jpg/2.1.0"):
+        assert mimic_cxr.discover(start) == there
+    assert len(read(tmp_path / "mirror")[0]) == 1
+    assert len(read(collection.jpg, reports=versioned / "mimic-cxr")[0]) == 1
+    shutil.copytree(root / "mimic-cxr/files", tmp_path / "merged/files")
+    shutil.copytree(collection.jpg, tmp_path / "merged", dirs_exist_ok=True)
+    assert len(read(tmp_path / "merged")[0]) == 1  # reports unpacked into the JPG folder
+
+
+def test_what_is_missing_as_a_whole_is_a_source_error_at_once(collection, tmp_path):
+    def message(root: Path, **options) -> str:
+        with pytest.raises(SourceError) as caught:
+            SOURCES["mimic-cxr"](root, Quarantine(), **options)
+        return str(caught.value)
+
+    assert "is not a folder" in message(tmp_path / "nowhere")
+    assert "physionet.org/content/mimic-cxr-jpg" in message(tmp_path)
+    collection.image("a", report=False)
+    root = collection.write()
+    assert "mimic-cxr-reports.zip" in message(root)
+    collection.image("b")
+    assert "reflacx folder" in message(root, reflacx=tmp_path / "nowhere")
+    (collection.jpg / "mimic-cxr-2.0.0-chexpert.csv").unlink()
+    assert "mimic-cxr-2.0.0-chexpert.csv" in message(root)
+    (collection.jpg / "mimic-cxr-2.0.0-split.csv").write_text("dicom_id,study_id,subject_id\n")
+    assert "no column 'split'" in message(root)
+
+
+def test_the_phantom_is_read_back_whole(tmp_path):
+    """The phantom writer's own counts and truth (what was said of which image) against what the readers find."""
+    totals = phantom.write(tmp_path / "raw", studies=8, seed=3, size=64, gaze_share=0.7)
+    records, quarantine = read(tmp_path / "raw")
+    assert set(quarantine.counts()) <= {
+        "gaze on an image that master_sheet does not name (calibration)",
+        "reading discarded by the authors",
+    }
+    readings = [reading for record in records for reading in record.readings]
+    assert len(records) == totals["images"]
+    assert len({record.study_id for record in records}) == totals["studies"]
+    assert len(readings) == totals["reflacx_readings"] + totals["egd_readings"] > 0
+    lines = (tmp_path / "raw" / phantom.TRUTH).read_text().splitlines()
+    truth = {row["dicom_id"]: row for row in map(json.loads, lines)}
+    for record in records:
+        told = {tuple(s["text"] for s in reading["sentences"]) for reading in truth[record.image_id]["readings"]}
+        assert {tuple(s.text.rstrip(".") for s in reading.sentences) for reading in record.readings} == told
+        assert record.findings or record.impression

@@ -1,0 +1,117 @@
+"""data_prep.reflacx on hand-written folders in the REFLACX 1.0.0 layout (CRLF, as the authors write them)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep import reflacx
+from data_prep.records import Quarantine, Sentence, SourceError
+
+META = "id,split,eye_tracking_data_discarded,image,dicom_id,subject_id,image_size_x,image_size_y,Other"
+FIXATIONS = (
+    "timestamp_start_fixation,timestamp_end_fixation,x_position,y_position,pupil_area_normalized,"
+    "angular_resolution_x_pixels_per_degree,angular_resolution_y_pixels_per_degree,window_width,window_level,"
+    "xmin_shown_from_image,ymin_shown_from_image,xmax_shown_from_image,ymax_shown_from_image,"
+    "xmin_in_screen_coordinates,ymin_in_screen_coordinates,xmax_in_screen_coordinates,ymax_in_screen_coordinates"
+)
+SHOWN = "1,0.5,0,0,1000,2000,660,0,3180,2160"
+WORDS = "word,timestamp_start_word,timestamp_end_word"
+
+
+def write(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+
+
+def write_reading(root: Path, name: str, fixations: list[str] | None = None, words: list[str] | None = None) -> None:
+    write(root / "main_data" / name / "fixations.csv", FIXATIONS, *(fixations or [f"0.0,1.0,500,500,1,40,40,{SHOWN}"]))
+    write(
+        root / "main_data" / name / "timestamps_transcription.csv", WORDS, *(words or ["clear,0.5,1.0", ".,1.0,1.25"])
+    )
+
+
+def metadata(root: Path, phase: int, *rows: str) -> None:
+    write(root / "main_data" / f"metadata_phase_{phase}.csv", META, *rows)
+
+
+def test_values_worked_out_by_hand(tmp_path):
+    metadata(tmp_path, 1, "P101R000001,train,False,files/x.dcm,img-a,19999901,1000,2000,a|b")
+    write_reading(
+        tmp_path,
+        "P101R000001",
+        [
+            f"1.0,1.5,250,500,0.9,40,80,{SHOWN}",
+            f"-0.75,-0.25,1000,2000,0.9,40,80,{SHOWN}",  # before the recording; at the far corner
+            f"2.0,2.5,,,,,,{SHOWN}",  # a blink
+            f"3.0,3.0,500,500,0.9,40,80,{SHOWN}",
+            f"4.0,5.0,500,500,0.9,0,80,{SHOWN}",  # no resolution: the median, 40
+            f"6.0,7.0,500,-41,0.9,40,80,{SHOWN}",  # 41 px above the image, half a degree is 40
+        ],
+        ["mild,0.5,0.8", "edema,0.9,1.4", ".,1.4,1.5", '",",2.0,2.0', "lungs,2.0,2.5", "clear,2.5,3.0"],
+    )
+    quarantine = Quarantine()
+    readings = reflacx.read_gaze(tmp_path, quarantine)
+    assert quarantine.rows == []
+    assert list(readings) == ["img-a"]
+    (reading,) = readings["img-a"]
+    assert (reading.id, reading.reader) == ("P101R000001", "reflacx")
+    assert reading.sentences == (Sentence("mild edema.", 0.5, 1.5), Sentence("lungs clear", 2.0, 3.0))
+    np.testing.assert_allclose(
+        reading.fixations,
+        [[1.0, 1.0, -0.75, -0.25, 0.04, 0.04], [0.25, 0.25, 1.0, 1.5, 0.04, 0.04], [0.5, 0.25, 4.0, 5.0, 0.04, 0.04]],
+        rtol=1e-6,
+    )
+
+
+def test_several_readers_of_one_image_and_phases(tmp_path):
+    metadata(tmp_path, 1, *(f"P102R00000{i},train,False,x,img-b,1,1000,2000," for i in (3, 1, 2)))
+    metadata(tmp_path, 3, "P300R000009,test,False,x,img-b,1,1000,2000,", "P300R000010,test,False,x,img-c,1,1000,2000,")
+    for name in ("P102R000001", "P102R000002", "P102R000003", "P300R000009", "P300R000010"):
+        write_reading(tmp_path, name)
+    readings = reflacx.read_gaze(tmp_path / "main_data", Quarantine())  # main_data itself will do
+    assert [r.id for r in readings["img-b"]] == ["P102R000001", "P102R000002", "P102R000003", "P300R000009"]
+    assert [r.id for r in readings["img-c"]] == ["P300R000010"]
+
+
+def test_what_cannot_be_used_is_named(tmp_path):
+    metadata(
+        tmp_path,
+        2,
+        "R1,train,True,x,img,1,1000,2000,",
+        "R2,train,False,x,img,1,1000,2000,",
+        "R3,train,False,x,img,1,,2000,",
+        "R4,train,False,x,img,1,1000,2000,",
+        "R5,train,False,x,img,1,1000,2000,",
+        "R6,train,False,x,img,1,1000,2000,",
+        "R7,train,perhaps,x,img,1,1000,2000,",
+        "../R8,train,False,x,img,1,1000,2000,",
+    )
+    write_reading(tmp_path, "R4", [f",,,,,,,{SHOWN}", f"a,1.0,500,500,1,40,40,{SHOWN}"])
+    write_reading(tmp_path, "R5", words=[".,1,2", "word,,"])
+    write_reading(tmp_path, "R6")
+    (tmp_path / "main_data/R6/fixations.csv").write_bytes(b"")
+    quarantine = Quarantine()
+    assert reflacx.read_gaze(tmp_path, quarantine) == {}
+    reasons = {row.get("id"): row["reason"] for row in quarantine.rows if "id" in row}
+    assert reasons == {
+        "R1": "reading discarded by the authors",
+        "R2": "reading without fixations.csv",
+        "R3": "reading without image size",
+        "R4": "reading without a usable fixation",
+        "R5": "reading without a timed sentence",
+        "R6": "unreadable gaze table",
+    }
+    malformed = [row["detail"] for row in quarantine.rows if row["reason"] == "malformed row"]
+    assert malformed == [
+        "line 8: 'perhaps' is neither true nor false",
+        "line 9: '../R8' is not an id",
+        "line 3: 'a' is not a number",
+    ]
+
+
+def test_missing_metadata_says_where_to_get_it(tmp_path):
+    with pytest.raises(SourceError, match=r"metadata_phase_1.*physionet"):
+        reflacx.read_gaze(tmp_path, Quarantine())

@@ -1,0 +1,129 @@
+"""data_prep.tables: csv as found in the wild."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.records import Quarantine, SourceError
+from data_prep.tables import clean_id, find_table, keyed, number, require_table, rows, truth
+
+
+def read(path: Path, *required: str, quarantine: Quarantine | None = None, **options):
+    return list(rows(path, required, source="t", quarantine=quarantine or Quarantine(), **options))
+
+
+def test_bom_crlf_header_blanks_case_and_extra_columns_do_no_harm(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(
+        b'\xef\xbb\xbfUnnamed: 0, Dicom_ID ,"View\x00Position"\r\n0,a-1,"two\r\nlines, one cell"\r\n\r\n1, b ,AP\r\n'
+    )
+    assert read(path, "dicom_id", "ViewPosition") == [
+        (2, {"dicom_id": "a-1", "ViewPosition": "two\r\nlines, one cell"}),
+        (5, {"dicom_id": "b", "ViewPosition": "AP"}),
+    ]
+
+
+def test_gz_and_plain_are_found_plain_first(tmp_path):
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfid\n7\n"))
+    assert read(require_table(tmp_path, "t", "get it"), "id") == [(2, {"id": "7"})]
+    (tmp_path / "t.csv").write_text("id\n8\n")
+    assert find_table(tmp_path, "t") == tmp_path / "t.csv"
+    with pytest.raises(SourceError, match=r"neither other\.csv nor other\.csv\.gz: get it"):
+        require_table(tmp_path, "other", "get it")
+
+
+def test_missing_column_names_file_and_column(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,b\n1,2\n")
+    with pytest.raises(SourceError, match=r"t\.csv: no column 'colour'; the header has id, b"):
+        read(path, "id", "colour")
+    assert read(path, "id", optional=("colour",)) == [(2, {"id": "1"})]
+    assert read(path, "id", "colour", aliases={"b": "colour"}) == [(2, {"id": "1", "colour": "2"})]
+
+
+@pytest.mark.parametrize("content", [b"", b"id,id\n1,2\n"])
+def test_empty_table_and_repeated_column_are_source_errors(tmp_path, content):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=r"t\.csv"):
+        read(path, "id")
+
+
+def test_cut_gz_is_a_source_error(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(b"id\n" + b"123456789\n" * 5000)[:60])
+    with pytest.raises(SourceError, match="fetch the file again"):
+        read(path, "id")
+    path.write_text("id\n1\n")  # not gzip at all
+    with pytest.raises(SourceError, match="fetch the file again"):
+        read(path, "id")
+
+
+def test_rows_of_another_width_are_set_aside_with_their_line(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n1,2\n3\n4,5,6\n7,8,\n")
+    quarantine = Quarantine()
+    assert [row for _, row in read(path, "a", "b", quarantine=quarantine)] == [
+        {"a": "1", "b": "2"},
+        {"a": "7", "b": "8"},
+    ]
+    assert [row["detail"] for row in quarantine.rows] == [
+        "line 3: 1 fields, the header has 2",
+        "line 4: 3 fields, the header has 2",
+    ]
+    assert quarantine.counts() == {"malformed row": 2}
+
+
+def test_a_stray_quote_does_not_take_the_whole_table(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text('a,b\n1,2\n3,"4\n' + "5,6\n" * 50_000)
+    quarantine = Quarantine()
+    good = read(path, "a", "b", quarantine=quarantine)
+    assert good[0] == (2, {"a": "1", "b": "2"})
+    assert len(good) > 15_000  # 131,072 characters (32,768 lines) are lost to the quote, the rest is read
+    assert quarantine.rows[0]["detail"].startswith("lines 3 to ")
+
+
+def test_keyed_repeats_and_contradictions(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,v\n1.0,x\n2,y\n1,x\n2,z\n3,w\n2,y\n,q\n../4,q\n")
+    quarantine = Quarantine()
+    table = keyed(path, "id", ("v",), lambda row: row["v"], source="t", quarantine=quarantine, conflict="two values")
+    assert table.rows == {"1": "x", "3": "w"}
+    assert table.conflicts == {"2"}
+    assert quarantine.counts() == {"duplicate row": 1, "two values": 1, "malformed row": 2}
+    assert quarantine.rows[0]["id"] == "1"
+
+
+def test_clean_id_number_truth():
+    assert [clean_id(text) for text in ("59999901.0", " 50414267 ", "'7'", "a-b.c", "3.5")] == [
+        "59999901", "50414267", "7", "a-b.c", "3.5",
+    ]  # fmt: skip
+    for bad in ("", " nan", "../x", "a/b", ".hidden"):
+        with pytest.raises(ValueError):
+            clean_id(bad)
+    assert number(" 1e-3") == 0.001
+    assert math.isnan(number("NaN"))
+    assert math.isnan(number(" "))
+    assert [truth(text) for text in ("True", "1", "FALSE", "0.0", "")] == [True, True, False, False, False]
+    with pytest.raises(ValueError, match="not a number"):
+        number("12px")
+    with pytest.raises(ValueError, match="neither"):
+        truth("maybe")
+
+
+@given(st.one_of(st.binary(max_size=200), st.text('id,"\n\r1', max_size=60).map(str.encode)), st.booleans())
+def test_any_bytes_give_rows_or_a_source_error(tmp_path_factory, data, zipped):
+    path = tmp_path_factory.mktemp("fuzz") / ("t.csv.gz" if zipped else "t.csv")
+    path.write_bytes(data)
+    try:
+        found = read(path, "id")
+    except SourceError:
+        return
+    assert all(set(row) == {"id"} and row["id"] == row["id"].strip() for _, row in found)

@@ -1,0 +1,57 @@
+"""data_prep.transcripts: timed words to sentences, by hand."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.records import Sentence
+from data_prep.transcripts import Phrase, sentences
+
+NAN = math.nan
+
+
+def test_words_and_a_period_of_its_own():
+    words = [Phrase("mild", 1.0, 1.2), Phrase("edema", 1.3, 1.8), Phrase(".", 1.8, 2.0), Phrase("no", 3.0, 3.1),
+             Phrase(",", 3.1, 3.1), Phrase("none", 3.2, 3.5)]  # fmt: skip
+    assert sentences(words) == ((Sentence("mild edema.", 1.0, 2.0), Sentence("no, none", 3.0, 3.5)), 0)
+
+
+def test_a_phrase_with_inner_periods_shares_its_time_by_characters():
+    # "Clear." has 6 characters, "The" 3: of 9 seconds 6 and 3
+    spoken, _ = sentences([Phrase("Clear. The", 10.0, 19.0), Phrase("heart is 3.5 cm.", 20.0, 22.0)])
+    assert spoken == (Sentence("Clear.", 10.0, 16.0), Sentence("The heart is 3.5 cm.", 16.0, 22.0))
+
+
+def test_final_ends_a_sentence_without_a_period():
+    assert sentences([Phrase("one", 0, 1, final=True), Phrase("two", 2, 3)])[0] == (
+        Sentence("one", 0, 1), Sentence("two", 2, 3),
+    )  # fmt: skip
+
+
+def test_unsorted_untimed_and_punctuation_only():
+    spoken, untimed = sentences(
+        [
+            Phrase("b", 5.0, 4.0),
+            Phrase("a.", 1.0, NAN),
+            Phrase(".", 6, 7),
+            Phrase("lost.", NAN, NAN),
+            Phrase("x", -2, -1),
+        ]
+    )
+    assert spoken == (Sentence("b a.", 1.0, 5.0), Sentence("x", -2, -1))
+    assert untimed == 1
+    assert sentences([]) == ((), 0)
+
+
+TIMES = st.one_of(st.floats(-10, 100), st.just(NAN))
+
+
+@given(st.lists(st.builds(Phrase, st.text("ab. ,\n", max_size=12), TIMES, TIMES, st.booleans()), max_size=20))
+def test_letters_survive_and_start_never_follows_end(phrases):
+    spoken, untimed = sentences(phrases)
+    assert all(s.start <= s.end and s.text for s in spoken)
+    if not untimed:
+        assert sum(c in "ab" for s in spoken for c in s.text) == sum(c in "ab" for p in phrases for c in p.text)
