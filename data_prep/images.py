@@ -1,0 +1,165 @@
+"""Any image file to the 8-bit grey image of a shard: one shape of pixels, however the source keeps them.
+
+JPEG (decoded at reduced scale where that is enough), PNG with 1, 8 or 16 bits, palette, alpha, CMYK, EXIF orientation.
+A file that cannot become a usable radiograph raises ImageError with a short reason that can be counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import PIL.TiffImagePlugin  # noqa: F401  registers TIFF, which PIL otherwise does on demand only
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Only formats that decode in-process; EPS and friends would start other programs.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM")
+MAX_FILE_BYTES = 512 << 20
+MAX_PIXELS = 89_478_485  # PIL's own limit; the largest radiographs have about 25 million
+MIN_SIDE = 16  # px
+MAX_ASPECT = 8.0
+ORIENTATION = 0x0112  # EXIF tag
+
+ImageFormat = Literal["jpg", "png"]
+
+
+class ImageError(ValueError):
+    """An image file that is set aside: `reason` is a short fixed phrase, `detail` the particulars."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:  # crosses process borders
+        return ImageError, (self.reason, self.detail)
+
+
+@dataclass(frozen=True)
+class GreyImage:
+    """A decoded image and what is worth knowing of its file."""
+
+    image: Image.Image  # mode L, shortest side as asked
+    width: int  # px of the original, as displayed (after EXIF orientation)
+    height: int
+    sha256: str  # of the file
+
+
+def load_grey(path: Path, shortest_side: int) -> GreyImage:
+    """Read the file at `path` as 8-bit grey with its shortest side `shortest_side` px, aspect kept.
+
+    Images of more than 8 bits are stretched from their own minimum and maximum to 0..255 (as MIMIC-CXR-JPG was made,
+    without its histogram equalisation); 8-bit values are kept. Transparency shows black.
+
+    Raises ImageError: "image file missing", "image unreadable", "image empty", "not an image", "image truncated",
+    "image too large", "image too small", "image too narrow", "image constant".
+    """
+    data = _read(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's bomb warning comes before our own, lower, limit
+            with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+                width, height = file.size
+                _check_size(width, height)
+                file.draft("L", _scaled(width, height, shortest_side))  # JPEG: the DCT does most of the shrinking
+                turned = file.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+                grey = _eight_bit(ImageOps.exif_transpose(file))
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError("not an image", _looks_like(data)) from None
+    except Image.DecompressionBombError as error:
+        raise ImageError("image too large", str(error)) from None
+    except Exception as error:  # decoders raise whatever they like on damaged files: OSError, SyntaxError, struct.error
+        reason = "image truncated" if "truncated" in str(error).lower() else "image unreadable"
+        raise ImageError(reason, f"{type(error).__name__}: {error}") from None
+    if turned:
+        width, height = height, width
+    low, high = grey.getextrema()
+    if low == high:
+        raise ImageError("image constant", f"every pixel is {low}")
+    size = _scaled(width, height, shortest_side)
+    if grey.size != size:
+        grey = grey.resize(size, Image.Resampling.BICUBIC)
+    return GreyImage(grey, width, height, hashlib.sha256(data).hexdigest())
+
+
+def encode(image: Image.Image, image_format: ImageFormat, quality: int = 95) -> bytes:
+    """A mode-L image as the bytes of a JPEG (`quality` 1..95) or PNG file, without metadata."""
+    stream = io.BytesIO()
+    if image_format == "jpg":
+        image.save(stream, "JPEG", quality=quality)
+    else:
+        image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ImageError("image too large", f"a file of {size} bytes")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError("image file missing") from None
+    except OSError as error:
+        raise ImageError("image unreadable", str(error.strerror)) from None
+    if not data:
+        raise ImageError("image empty", "a file of zero bytes")
+    return data
+
+
+def _check_size(width: int, height: int) -> None:
+    short, long = sorted((width, height))
+    if width * height > MAX_PIXELS:
+        raise ImageError("image too large", f"{width}x{height} px")
+    if short < MIN_SIDE:
+        raise ImageError("image too small", f"{width}x{height} px")
+    if long > MAX_ASPECT * short:
+        raise ImageError("image too narrow", f"{width}x{height} px")
+
+
+def _scaled(width: int, height: int, shortest_side: int) -> tuple[int, int]:
+    """The size with this shortest side and the same aspect; the long side rounded half up, px."""
+    short = min(width, height)
+    return (2 * width * shortest_side + short) // (2 * short), (2 * height * shortest_side + short) // (2 * short)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Mode L from any mode."""
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        return _stretch(np.asarray(image))
+    if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        colour = image.convert("RGBA")
+        opaque = Image.new("RGBA", colour.size, (0, 0, 0, 255))
+        return Image.alpha_composite(opaque, colour).convert("L")
+    if mode == "L":
+        return image
+    if mode == "1":
+        return image.convert("L")
+    return image.convert("RGB").convert("L")  # P, RGB, CMYK, YCbCr, LAB, HSV
+
+
+def _stretch(pixels: np.ndarray) -> Image.Image:
+    """(H,W) of integers or floats, minimum to 0 and maximum to 255."""
+    values = pixels.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ImageError("image unreadable", "NaN or infinite pixels")
+    low, high = values.min(), values.max()
+    if low == high:
+        raise ImageError("image constant", f"every pixel is {low:g}")
+    return Image.fromarray(np.rint((values - low) * (255.0 / (high - low))).astype(np.uint8))
+
+
+def _looks_like(data: bytes) -> str:
+    start = data[:512].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
+        return "an HTML or XML page (a download that failed?)"
+    if data[128:132] == b"DICM":
+        return "a DICOM file"
+    return "none of the known image formats"
