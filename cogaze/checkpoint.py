@@ -232,11 +232,16 @@ def load_weights(model: Any, folder: Path) -> None:
     model.load_state_dict(weights, strict=False)
 
 
-def load_for_evaluation(path: Path | str) -> tuple[CoGazeModel, Config, PreTrainedTokenizerFast]:
+def load_for_evaluation(
+    path: Path | str, *, untrained: bool = False
+) -> tuple[CoGazeModel, Config, PreTrainedTokenizerFast]:
     """Model in eval mode, resolved configuration and tokenizer, of a checkpoint folder or a run folder (its newest).
 
+    `untrained`: the same model with the weights its run started from, for a figure to compare with.
     Raises CheckpointError when there is none.
     """
+    import torch
+
     from .data.text import load_tokenizer
     from .model import CoGazeConfig, CoGazeModel
 
@@ -248,7 +253,9 @@ def load_for_evaluation(path: Path | str) -> tuple[CoGazeModel, Config, PreTrain
         raise CheckpointError(f"{path}: neither a checkpoint folder nor a run folder with checkpoints/")
     config = load(folder / "config.yaml")
     model_config = CoGazeConfig.from_pretrained(folder)
-    frozen = config.model.vision.pretrained if config.model.vision.trainable != "all" else None
-    model = CoGazeModel.from_encoders(model_config, vision=frozen)
-    load_weights(model, folder)
+    vision = config.model.vision.pretrained if untrained or config.model.vision.trainable != "all" else None
+    torch.manual_seed(config.run.seed)  # as training does
+    model = CoGazeModel.from_encoders(model_config, vision, config.model.text.pretrained if untrained else None)
+    if not untrained:
+        load_weights(model, folder)
     return model.eval(), config, load_tokenizer(str(folder / "tokenizer"))

@@ -44,9 +44,7 @@ VIEWS: tuple[str, ...] = (
     "SWIMMERS",
 )
 
-FRONTAL_VIEWS: frozenset[str] = frozenset(
-    {"PA", "AP", "PA LLD", "PA RLD", "AP LLD", "AP RLD", "AP AXIAL"}
-)
+FRONTAL_VIEWS: frozenset[str] = frozenset({"PA", "AP", "PA LLD", "PA RLD", "AP LLD", "AP RLD", "AP AXIAL"})
 
 
 def view_index(view: str | None) -> int:

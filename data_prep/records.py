@@ -75,7 +75,9 @@ class Quarantine:
     def __init__(self) -> None:
         self.rows: list[dict[str, str]] = []
 
-    def add(self, source: str, reason: str, *, id: str | None = None, path: Path | str | None = None, detail: str = "") -> None:
+    def add(
+        self, source: str, reason: str, *, id: str | None = None, path: Path | str | None = None, detail: str = ""
+    ) -> None:
         """Set one thing aside. `reason` is a short fixed phrase (it is counted), `detail` says the particulars."""
         row = {"source": source, "reason": reason}
         if id is not None:

@@ -31,7 +31,7 @@ Out = Annotated[
     Path | None,
     typer.Option(
         help="folder for the result files",
-        show_default="RUN/eval for the test split, RUN/eval/SPLIT[-no-context] for anything else",
+        show_default="RUN/eval for the test split, RUN/eval/SPLIT[-no-context][-untrained] for anything else",
     ),
 ]
 
@@ -120,14 +120,19 @@ def everything(
     no_context: NoContext = False,
     as_json: AsJson = False,
     out: Out = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="the same model with the weights it started from, to compare with")
+    ] = False,
 ) -> None:
     """All four in one pass over the split; `cogaze page RUN` then shows them.
 
     Examples:
 
       cogaze evaluate all runs/demo --data runs/demo/shards --split test
+
+      cogaze evaluate all runs/demo --untrained --json
     """
-    _evaluate(None, checkpoint, data, split, no_context, as_json, out)
+    _evaluate(None, checkpoint, data, split, no_context, as_json, out, untrained)
 
 
 # ------------------------------------------------------------------------------------------------ the work
@@ -139,6 +144,7 @@ def _evaluate(
     no_context: bool,
     as_json: bool,
     out: Path | None,
+    untrained: bool = False,
 ) -> None:
     if not checkpoint.is_dir():
         raise UsageError(f"{checkpoint}: no such folder; give a run folder or one of its checkpoints/step-… folders")
@@ -153,7 +159,7 @@ def _evaluate(
             folder = dist.broadcast_object(newest(checkpoint) if dist.rank() == 0 else None)
         if folder is None:
             raise UsageError(f"{checkpoint}: neither a checkpoint folder nor a run folder with checkpoints/")
-        model, config, tokenizer = load_for_evaluation(folder)
+        model, config, tokenizer = load_for_evaluation(folder, untrained=untrained)
         if data:
             config.data.shards = [str(path) for path in data]
         shards = ShardSet.open(config.data.shards)
@@ -168,10 +174,10 @@ def _evaluate(
             device,
             tasks=tasks or suite.TASKS,
             variants=("no_context",) if no_context else None,
-            step=read_state(folder).step,
+            step=0 if untrained else read_state(folder).step,
         )
         if dist.rank() == 0:
-            target = out or _results_folder(folder, split, no_context)
+            target = out or _results_folder(folder, split, no_context, untrained)
             written = suite.write_results(target, results) if target else []
             results.pop("gaze_examples", None)
             typer.echo(json.dumps(results, indent=1)) if as_json else _print(results)
@@ -179,14 +185,14 @@ def _evaluate(
                 typer.echo(f"\nwritten to {target}")
 
 
-def _results_folder(folder: Path, split: str, no_context: bool) -> Path | None:
+def _results_folder(folder: Path, split: str, no_context: bool, untrained: bool) -> Path | None:
     """RUN/eval of a checkpoint inside its run folder, else None: nothing is written beside a lone checkpoint."""
     if folder.resolve().parent.name != "checkpoints":
         return None
     results = folder.resolve().parent.parent / "eval"
-    if split == "test" and not no_context:
+    if split == "test" and not no_context and not untrained:
         return results
-    return results / (split + ("-no-context" if no_context else ""))
+    return results / (split + ("-no-context" if no_context else "") + ("-untrained" if untrained else ""))
 
 
 @contextmanager

@@ -1,0 +1,209 @@
+"""Whole runs on real processes: launchers, kill -9 and resume, signals, refusals, what a run folder holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.phantoms import TINY, phantom_shards
+
+ROOT = Path(__file__).resolve().parents[1]
+COGAZE = [sys.executable, "-m", "cogaze"]
+ENV = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "MLFLOW_DISABLE_TELEMETRY": "true"}
+ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # ninja, torchrun, accelerate
+
+
+def arguments(run: Path, steps: int, *settings: str) -> list[str]:
+    shards = f"data.shards=[{phantom_shards()}]"
+    lengths = (f"train.steps={steps}", "tracking.mlflow=false", "run.deterministic=true")
+    return ["configs/demo.yaml", f"run.dir={run}", shards, *lengths, *TINY, *settings]
+
+
+def execute(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300, check=False, **options
+    )  # type: ignore[call-overload, no-any-return]
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+SAME = ("step", "epoch", "samples_seen", "loss", "loss_contrastive", "loss_disease", "loss_gaze", "logit_scale",
+        "gaze_scale", "grad_norm", "lr", "eval_loss", "zero_shot_auroc", "gaze_js")  # fmt: skip
+
+
+def fields(run: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what depends on the clock."""
+    return [{k: row[k] for k in SAME if k in row} for row in metrics(run)]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks, 14 steps, evaluation at 7 and 14, checkpoints at 4, 8, 12 and the end."""
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    done = execute([*COGAZE, "train", *arguments(run, 14, "train.save_every=4", "eval.every=7"), "--nproc", "2"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    return run
+
+
+@pytest.mark.slow
+def test_a_run_folder_holds_everything(unbroken: Path) -> None:
+    rows = metrics(unbroken)
+    steps = [row for row in rows if row.get("event") != "eval"]
+    assert [row["step"] for row in steps] == list(range(1, 15))
+    assert [row["samples_seen"] for row in steps] == [8 * s for s in range(1, 15)]
+    assert [row["step"] for row in rows if row.get("event") == "eval"] == [7, 14]
+    for row in steps:
+        parts = row["loss_contrastive"] + row["loss_disease"] + row["loss_gaze"]
+        config = yaml.safe_load((unbroken / "config.yaml").read_text())
+        weights = {name: config["loss"][name]["weight"] for name in ("contrastive", "disease", "gaze")}
+        parts = sum(weights[name] * row[f"loss_{name}"] for name in weights)
+        assert row["loss"] == pytest.approx(parts, rel=1e-5)
+        assert row["samples_per_s"] > 0
+        assert row["data_wait"] >= 0
+    names = sorted(p.name for p in (unbroken / "checkpoints").iterdir())
+    assert names == ["latest", "step-00000012", "step-00000014"]  # keep_last is 2
+    last = unbroken / "checkpoints" / "step-00000014"
+    assert {"model.safetensors", "config.json", "config.yaml", "trainer.json", "files.json"} <= {
+        p.name for p in last.iterdir()
+    }
+    assert "step 5 |" in (unbroken / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_kill_and_resume_give_the_same_run(unbroken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*COGAZE, "train", *arguments(run, 14, "train.save_every=4", "eval.every=7"), "--nproc", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.DEVNULL, start_new_session=True)
+    path, deadline = run / "metrics.jsonl", time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.is_file() and path.read_bytes().count(b"\n") >= 6 and (run / "checkpoints" / "latest").is_file():
+            break
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    with path.open("a") as file:  # what a kill in the middle of a line leaves
+        file.write('{"step": 99, "los')
+    done = execute(command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resumed step-" in done.stdout
+    assert fields(run) == fields(unbroken)  # bitwise, no step twice, none missing
+    ours, theirs = (r / "checkpoints" / "step-00000014" / "model.safetensors" for r in (run, unbroken))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert not [p for p in (run / "checkpoints").iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_leaves_with_code_3_then_resumes(unbroken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [*COGAZE, "train", *arguments(run, 14, "train.save_every=1000", "eval.every=7"), "--nproc", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, text=True)
+    path, deadline = run / "metrics.jsonl", time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.is_file() and path.read_bytes().count(b"\n") >= 3:
+            process.send_signal(signal.SIGTERM)
+            break
+        time.sleep(0.005)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 3, output[-2000:]
+    assert "stopped by a signal" in output
+    saved = sorted((run / "checkpoints").glob("step-*"))
+    assert len(saved) == 1
+    assert int(saved[0].name.split("-")[1]) == metrics(run)[-1]["step"]
+    done = execute(command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert fields(run) == fields(unbroken)
+
+
+@pytest.mark.slow
+def test_zero2_trains_and_resumes_like_ddp(unbroken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ("train.save_every=4", "eval.every=7", "train.strategy=zero2")
+    first = execute([*COGAZE, "train", *arguments(run, 14, *settings), "--nproc", "2"])
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert "DeepSpeed ZeRO" in first.stdout
+    whole = fields(run)
+    for row, expected in zip(whole, fields(unbroken), strict=True):
+        assert row["step"] == expected["step"]
+        if "loss" in row:
+            assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+    # go back to step 12 as if the rest had never happened
+    shutil.rmtree(run / "checkpoints" / "step-00000014")
+    again = execute([*COGAZE, "train", *arguments(run, 14, *settings), "--nproc", "2"])
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "resumed step-00000012" in again.stdout
+    assert fields(run) == whole
+
+
+LAUNCHERS = {
+    "torchrun": ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "cogaze.train"],
+    "accelerate": ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0",
+                   "-m", "cogaze.train"],
+    "accelerate-file": ["accelerate", "launch", "--config_file", "configs/accelerate/ddp_cpu.yaml", "-m",
+                        "cogaze.train"],
+    "accelerate-zero2": ["accelerate", "launch", "--config_file", "configs/accelerate/zero2.yaml",
+                         "--num_processes", "2", "-m", "cogaze.train"],
+    "deepspeed": ["deepspeed", "--num_accelerators", "2", "--master_port", "29641", "--module", "cogaze.train"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_it_starts_in_every_launcher(name: str, unbroken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = ("train.save_every=1000", "eval.every=1000", "run.nproc=2", "eval.max_batches=1")
+    done = execute([*LAUNCHERS[name], *arguments(run, 2, "optim.schedule.warmup=1", *settings)])
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert "ranks          2 x" in done.stdout
+    # the first step's loss does not depend on the schedule or the back end
+    assert metrics(run)[0]["loss"] == pytest.approx(metrics(unbroken)[0]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "nproc", "message"),
+    [
+        (("train.global_batch=9",), "2", "not a whole number of micro-batches"),
+        (("run.nproc=3",), None, "3 processes were asked for, 1 started"),
+        (("data.shards=[no/such/folder]",), None, "no/such/folder"),
+        (("train.global_batch=4096", "train.micro_batch=4096"), None, "4096"),
+        (("train.resume=must",), None, "there is no checkpoint"),
+    ],
+)
+def test_refusals_are_one_clear_message(
+    tmp_path: Path, settings: tuple[str, ...], nproc: str | None, message: str
+) -> None:
+    ranks = ["--nproc", nproc] if nproc else []
+    done = execute([*COGAZE, "train", *arguments(tmp_path / "run", 2, *settings), *ranks])
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_resume_with_another_configuration_is_refused(unbroken: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(unbroken, run)
+    done = execute([*COGAZE, "train", *arguments(run, 14, "optim.lr=0.1", "train.micro_batch=8")])
+    assert done.returncode == 1
+    assert "optim.lr: 0.0015 -> 0.1" in done.stderr
+
+
+@pytest.mark.slow
+def test_dry_run_prints_the_arithmetic_and_trains_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = execute([*COGAZE, "train", *arguments(run, 6), "--dry-run", "--nproc", "2"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "global batch   8 images = 2 ranks x 1 micro-batches x 4" in done.stdout
+    assert "batch.image            (4, 1, 56, 56) uint8" in done.stdout
+    assert not (run / "metrics.jsonl").exists()
