@@ -27,11 +27,15 @@ STREAM_SHARDS, STREAM_WINDOW, STREAM_AUGMENT = 0, 1, 2
 _WORD = (1 << 64) - 1
 
 
+class OrderError(ValueError):
+    """A layout or batch that gives no order; the message says which number is wrong and what would do."""
+
+
 @dataclass(frozen=True)
 class SplitLayout:
     """What the order needs to know of a split, in manifest order (shard by shard, key by key).
 
-    Raises ValueError where the arrays contradict each other.
+    Raises OrderError where the arrays contradict each other.
     """
 
     study_runs: Int64  # (R,), images of each run of one study; a run never crosses a shard
@@ -41,14 +45,14 @@ class SplitLayout:
     def __post_init__(self) -> None:
         runs, images = int(self.study_runs.sum()), int(self.shard_images.sum())
         if not runs == images == len(self.gaze):
-            raise ValueError(
+            raise OrderError(
                 f"the layout counts {runs} images by study, {images} by shard and {len(self.gaze)} gaze flags; "
                 "run `cogaze data check` on the shard folder"
             )
         if (self.study_runs < 1).any() or (self.shard_images < 0).any():
-            raise ValueError("the layout holds an empty study or a negative count; run `cogaze data check`")
+            raise OrderError("the layout holds an empty study or a negative count; run `cogaze data check`")
         if not np.isin(np.cumsum(self.shard_images), np.append(np.cumsum(self.study_runs), 0)).all():
-            raise ValueError("a run of one study crosses a shard in the layout; run `cogaze data check`")
+            raise OrderError("a run of one study crosses a shard in the layout; run `cogaze data check`")
 
     @property
     def images(self) -> int:
@@ -74,7 +78,7 @@ def epoch_order(
     (the paper's plain shuffle). The result depends on the arguments alone.
     """
     if window is not None and window < 1:
-        raise ValueError(f"shuffle window of {window} shards; give at least 1, or null for all")
+        raise OrderError(f"shuffle window of {window} shards; give at least 1, or null for all")
     lengths = layout.study_runs if group_by == "study" else np.ones(layout.images, np.int64)  # (R,)
     starts = np.cumsum(lengths) - lengths  # (R,), first position of each run
     ends = np.searchsorted(starts, np.cumsum(layout.shard_images))  # (shards,), runs before the end of each shard
@@ -104,7 +108,7 @@ class GlobalOrder:
     """The images of every optimizer step of a run.
 
     The last images of an epoch, fewer than a batch, are dropped; as each epoch has its own order, they are different
-    ones every time. Raises ValueError where the split is smaller than one global batch.
+    ones every time. Raises OrderError where the split is smaller than one global batch.
     """
 
     def __init__(
@@ -116,9 +120,9 @@ class GlobalOrder:
         group_by: GroupBy = "study",
     ) -> None:
         if global_batch < 1:
-            raise ValueError(f"global batch of {global_batch}; give at least 1")
+            raise OrderError(f"global batch of {global_batch}; give at least 1")
         if layout.images < global_batch:
-            raise ValueError(
+            raise OrderError(
                 f"the training split has {layout.images} images, fewer than one global batch of {global_batch}; "
                 "lower train.global_batch (and train.micro_batch) or build more shards"
             )
@@ -131,7 +135,7 @@ class GlobalOrder:
     def step(self, step: int) -> StepSamples:
         """Images of global step `step` (from 0). Constant time inside the epoch asked for last, one shuffle else."""
         if step < 0:
-            raise ValueError(f"step {step} is before the start of the run")
+            raise OrderError(f"step {step} is before the start of the run")
         epoch, offset = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._order = epoch_order(self.layout, self.seed, epoch, self.window, self.group_by)
@@ -143,11 +147,11 @@ class GlobalOrder:
 def rank_positions(positions: Int64, rank: int, world: int, micro_batch: int) -> list[Int64]:
     """A rank's contiguous share of a step, (B,) -> [(micro_batch,), ...]; ranks and micro-batches in order give B back.
 
-    Raises ValueError where B is no multiple of world * micro_batch.
+    Raises OrderError where B is no multiple of world * micro_batch.
     """
     at_once = world * micro_batch
     if len(positions) % at_once or not len(positions):
-        raise ValueError(
+        raise OrderError(
             f"train.global_batch {len(positions)} is not a multiple of {world} ranks x train.micro_batch {micro_batch} "
             f"= {at_once}; nearest that fit: {max(len(positions) // at_once, 1) * at_once} or a smaller micro_batch"
         )
@@ -162,7 +166,7 @@ def eval_batches(n: int, batch: int, rank: int, world: int) -> list[Int64]:
     position below n comes exactly once. All ranks get equally many batches of equal shape, so collectives match.
     """
     if batch < 1:
-        raise ValueError(f"evaluation batch of {batch}; give at least 1")
+        raise OrderError(f"evaluation batch of {batch}; give at least 1")
     share = -(-batch // world)
     grid = np.full((-(-n // batch), world * share), -1, np.int64)  # (batches, padded global batch)
     real = np.arange(len(grid) * batch, dtype=np.int64).reshape(-1, batch)
