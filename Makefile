@@ -3,6 +3,7 @@
 #   PYTHON=python3.12     the interpreter to build .venv with (default: python3, if it is 3.10 or later)
 #   PIP_FLAGS="..."       passed to pip, e.g. --extra-index-url https://download.pytorch.org/whl/cpu for the small
 #                         CPU build of torch
+#   DEMO_FLAGS="..."      passed to cogaze demo, e.g. --seed 1 --out runs/demo-1
 #   PYTEST_FLAGS="..."    passed to pytest, e.g. -m 'not slow'
 
 VENV   := .venv
@@ -43,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/cogaze demo
+	$(BIN)/cogaze demo $(DEMO_FLAGS)
 
 # Whole files go to one worker each, so that what a file's fixtures build is built once; every draw of hypothesis is
 # fixed. Tests that start two ranks do so with one thread a rank.

@@ -3,7 +3,7 @@
     torchrun --nproc_per_node 8 -m cogaze.train configs/default.yaml run.dir=runs/one data.shards=[shards/mimic]
 
 or let `cogaze train CONFIG --nproc N` start the ranks. Rank 0 writes the run folder:
-config.yaml, metrics.jsonl (a line per step), checkpoints/, tokenizer/, train.log, mlflow.db.
+config.yaml, metrics.jsonl (a line per step), curves.png, checkpoints/, tokenizer/, train.log, mlflow.db.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .data.order import GlobalOrder
 from .data.shards import ShardSet
 from .engine import Engine, accumulation, make_accelerator
 from .evaluate import suite
+from .evaluate.curves import draw_curves
 from .faults import STOPPED, StopRequest
 from .model import CoGazeConfig, CoGazeModel
 from .observations import OBSERVATIONS
@@ -164,6 +165,8 @@ def train(config: Config, *, dry_run: bool = False) -> int:
             if state.step % config.train.save_every == 0 or done:
                 save()
             waited_from = time.perf_counter()
+    if metrics is not None:
+        tracker.log_figure(draw_curves(meters.read_metrics(metrics.path), run / "curves.png"))
     tracker.end("FINISHED" if exit_code == 0 else "KILLED")
     if main:
         log.info("%d of %d steps done in %.0f s of training", state.step, total_steps, clock.seconds)
@@ -272,6 +275,7 @@ def _evaluate(
         train_gaze_mean=center,
         tasks=("zero_shot", "retrieval", "gaze"),
         variants=("context", "no_context"),
+        max_batches=config.eval.max_batches,
     )
     return row | {name: results["headline"].get(name) for name in _WATCHED}
 

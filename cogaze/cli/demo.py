@@ -72,7 +72,7 @@ def command(
 
     if not (raw / "PHANTOM.json").is_file():
         stage("phantom", "data", "phantom", "--out", str(raw), "--studies", str(studies), "--seed", str(seed),
-              "--size", "288", "--jobs", jobs)  # fmt: skip
+              "--size", "256", "--jobs", jobs)  # fmt: skip
     if not (shards / "manifest.json").is_file():
         stage("build", "data", "build", "--source", "mimic-cxr", "--root", str(raw), "--out", str(shards),
               "--image-size", "128", "--jobs", jobs)  # fmt: skip
