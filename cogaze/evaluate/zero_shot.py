@@ -36,22 +36,27 @@ SIDES = ("present", "absent")
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompt ensembles by observation: {name: {"present": [...], "absent": [...]}}; origin and digest name the file."""
+    """Prompt ensembles by observation: {name: {"present": [...], "absent": [...]}}; origin and digest name the file.
+
+    Each sentence is encoded once in every frame: a text with `{}` where the sentence goes.
+    """
 
     ensembles: dict[str, dict[str, list[str]]]
     origin: str
     digest: str
+    frames: tuple[str, ...] = ("{}",)
 
     def summary(self) -> dict[str, Any]:
         counts = {name: [len(sides[s]) for s in SIDES] for name, sides in self.ensembles.items()}
-        return {"file": self.origin, "sha256": self.digest, "prompts_present_absent": counts}
+        frames = len(self.frames)
+        return {"file": self.origin, "sha256": self.digest, "prompts_present_absent": counts, "frames": frames}
 
 
 def load_prompts(path: Path | str | None = None) -> Prompts:
     """Prompts from a YAML file, or the packaged ones (None).
 
     Raises EvaluationError: no such file, bad YAML, an unknown observation (with the nearest name), an ensemble that is
-    missing, empty or holds something else than text.
+    missing, empty or holds something else than text, a frame without its one {}.
     """
     try:
         text = Path(path).read_text(encoding="utf-8") if path else _packaged()
@@ -61,6 +66,9 @@ def load_prompts(path: Path | str | None = None) -> Prompts:
     origin = Path(path).name if path else "packaged"
     if not isinstance(tree, dict) or not tree:
         raise EvaluationError(f"prompts {origin}: expected a mapping of observations to `present` and `absent` lists")
+    frames = tree.pop("frames", None) or ["{}"]
+    if not isinstance(frames, list) or not all(isinstance(f, str) and f.count("{}") == 1 for f in frames):
+        raise EvaluationError(f"prompts {origin}: frames must be a list of texts with one {{}} each")
     for name, sides in tree.items():
         if name not in OBSERVATIONS:
             near = difflib.get_close_matches(str(name), OBSERVATIONS, 1)
@@ -72,7 +80,7 @@ def load_prompts(path: Path | str | None = None) -> Prompts:
             lines = sides[side]
             if not isinstance(lines, list) or not lines or not all(isinstance(s, str) and s.strip() for s in lines):
                 raise EvaluationError(f"prompts {origin}: {name}.{side} must be a list of at least one sentence")
-    return Prompts(tree, origin, hashlib.sha256(text.encode()).hexdigest())
+    return Prompts(tree, origin, hashlib.sha256(text.encode()).hexdigest(), tuple(frames))
 
 
 def encode_prompts(
@@ -95,8 +103,9 @@ def encode_prompts(
     for name, sides in prompts.ensembles.items():
         for s, side in enumerate(SIDES):
             for sentence in sides[side]:
-                where.append((OBSERVATIONS.index(name), s))
-                rows.append(report_ids(tokenizer, sentence, max_tokens))
+                for frame in prompts.frames:
+                    where.append((OBSERVATIONS.index(name), s))
+                    rows.append(report_ids(tokenizer, frame.replace("{}", sentence), max_tokens))
     features = []
     with torch.no_grad():
         for start in range(0, len(rows), batch):

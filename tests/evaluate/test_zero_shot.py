@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from cogaze.data.text import train_tokenizer
 from cogaze.evaluate import EvaluationError, zero_shot
 from cogaze.observations import OBSERVATIONS
 
@@ -36,6 +38,28 @@ def test_own_file(tmp_path: Path) -> None:
     prompts = zero_shot.load_prompts(write(tmp_path / "own.yaml", tree))
     assert prompts.summary()["file"] == "own.yaml"
     assert prompts.summary()["prompts_present_absent"] == {"Edema": [1, 2]}
+    assert prompts.frames == ("{}",)
+
+
+def test_every_prompt_is_encoded_in_every_frame(tmp_path: Path) -> None:
+    tree = {"frames": ["clear. {}", "{} no change."], "Edema": {"present": ["wet lungs."], "absent": ["dry lungs."]}}
+    prompts = zero_shot.load_prompts(write(tmp_path / "own.yaml", tree))
+    assert set(prompts.ensembles) == {"Edema"}
+    assert prompts.summary()["frames"] == 2
+    tokenizer = train_tokenizer(["clear. wet lungs. dry no change."], 60)
+    seen: list[str] = []
+
+    class Listener:
+        def encode_texts(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            seen.extend(tokenizer.decode(row[m], skip_special_tokens=True) for row, m in zip(ids, mask, strict=True))
+            return torch.eye(len(ids))
+
+    directions = zero_shot.encode_prompts(Listener(), tokenizer, prompts, 32, "cpu")
+    assert [text.replace(" .", ".") for text in seen] == [
+        "clear. wet lungs.", "wet lungs. no change.", "clear. dry lungs.", "dry lungs. no change."
+    ]  # fmt: skip
+    half = 0.5**0.5
+    assert directions[EDEMA].tolist() == pytest.approx(np.array([[half, half, 0, 0], [0, 0, half, half]]))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +70,8 @@ def test_own_file(tmp_path: Path) -> None:
         ({"Edema": {"present": [], "absent": ["b"]}}, "Edema.present must be a list"),
         ({"Edema": {"present": ["a", 3], "absent": ["b"]}}, "Edema.present must be a list"),
         (["Edema"], "expected a mapping"),
+        ({"frames": ["no place"], "Edema": {"present": ["a"], "absent": ["b"]}}, "frames must be a list"),
+        ({"frames": "{}", "Edema": {"present": ["a"], "absent": ["b"]}}, "frames must be a list"),
         ({}, "expected a mapping"),
     ],
 )
