@@ -108,7 +108,7 @@ def lung_opacity(
     low, high = a.zone(f.zone)
     sign = SIGN[f.side]
     inner = a.inner(f.side, (low + high) / 2) * 0.9
-    outer = float(a.wall((low + high) / 2)) - 0.06
+    outer = max(float(a.wall((low + high) / 2)) - 0.06, inner + 0.1)  # a very large heart leaves a narrow strip
     patches, centres = canvas.layer(), []
     for _ in range(14 + int(6 * f.extent)):
         x, y = sign * rng.uniform(inner, outer), rng.uniform(low - 0.05, high + 0.05)

@@ -46,7 +46,7 @@ def test_every_prompt_is_encoded_in_every_frame(tmp_path: Path) -> None:
     prompts = zero_shot.load_prompts(write(tmp_path / "own.yaml", tree))
     assert set(prompts.ensembles) == {"Edema"}
     assert prompts.summary()["frames"] == 2
-    tokenizer = train_tokenizer(["clear. wet lungs. dry no change."], 60)
+    tokenizer = train_tokenizer(["clear. wet lungs. dry no change."] * 5, 200)
     seen: list[str] = []
 
     class Listener:

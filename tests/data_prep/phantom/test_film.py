@@ -122,3 +122,10 @@ def test_drawing_is_repeatable() -> None:
     height, width = draw(study, study.views[0]).pixels.shape
     assert (width, height) == (study.views[0].width, study.views[0].height)
     assert min(width, height) == SIZE
+
+
+def test_a_very_large_heart_leaves_room_for_an_opacity() -> None:
+    study = make_study(1, 1244, 965, SIZE)  # cardiomegaly reaches the chest wall where the opacity is to be drawn
+    assert {"Cardiomegaly", "Lung Opacity"} <= {finding.name for finding in study.findings}
+    for view in study.views:
+        assert draw(study, view).boxes
