@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,9 +71,12 @@ def command(
         if code != 0:
             raise Failure(f"the demo stopped: {name} ended with exit code {code}")
 
-    if not (raw / "PHANTOM.json").is_file():
-        stage("phantom", "data", "phantom", "--out", str(raw), "--studies", str(studies), "--seed", str(seed),
+    if not raw.exists():
+        aside = out / ".raw.partial"  # an interrupted drawing is started anew
+        shutil.rmtree(aside, ignore_errors=True)
+        stage("phantom", "data", "phantom", "--out", str(aside), "--studies", str(studies), "--seed", str(seed),
               "--size", "256", "--jobs", jobs)  # fmt: skip
+        os.replace(aside, raw)
     if not (shards / "manifest.json").is_file():
         stage("build", "data", "build", "--source", "mimic-cxr", "--root", str(raw), "--out", str(shards),
               "--image-size", "128", "--jobs", jobs)  # fmt: skip
