@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -125,6 +126,8 @@ def make_accelerator(config: Config) -> Accelerator:
 def _deepspeed_accelerator(config: Config, stage: int, group: InitProcessGroupKwargs, cuda: bool) -> Accelerator:
     if not cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        # DeepSpeed compiles its CPU collectives on first use and looks for ninja, which lies beside our python
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
     for key, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}.items():
         os.environ.setdefault(key, value)

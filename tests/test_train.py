@@ -19,7 +19,7 @@ from tests.phantoms import TINY, phantom_shards
 ROOT = Path(__file__).resolve().parents[1]
 COGAZE = [sys.executable, "-m", "cogaze"]
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "MLFLOW_DISABLE_TELEMETRY": "true"}
-ENV |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # ninja, torchrun, accelerate
+BIN = Path(sys.executable).parent
 
 
 def arguments(run: Path, steps: int, *settings: str) -> list[str]:
@@ -146,14 +146,14 @@ def test_zero2_trains_and_resumes_like_ddp(unbroken: Path, tmp_path: Path) -> No
 
 
 LAUNCHERS = {
-    "torchrun": ["torchrun", "--standalone", "--nproc_per_node", "2", "-m", "cogaze.train"],
-    "accelerate": ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0",
+    "torchrun": [f"{BIN}/torchrun", "--standalone", "--nproc_per_node", "2", "-m", "cogaze.train"],
+    "accelerate": [f"{BIN}/accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0",
                    "-m", "cogaze.train"],
-    "accelerate-file": ["accelerate", "launch", "--config_file", "configs/accelerate/ddp_cpu.yaml", "-m",
+    "accelerate-file": [f"{BIN}/accelerate", "launch", "--config_file", "configs/accelerate/ddp_cpu.yaml", "-m",
                         "cogaze.train"],
-    "accelerate-zero2": ["accelerate", "launch", "--config_file", "configs/accelerate/zero2.yaml",
+    "accelerate-zero2": [f"{BIN}/accelerate", "launch", "--config_file", "configs/accelerate/zero2.yaml",
                          "--num_processes", "2", "-m", "cogaze.train"],
-    "deepspeed": ["deepspeed", "--num_accelerators", "2", "--master_port", "29641", "--module", "cogaze.train"],
+    "deepspeed": [f"{BIN}/deepspeed", "--num_accelerators", "2", "--master_port", "29641", "--module", "cogaze.train"],
 }  # fmt: skip
 
 
