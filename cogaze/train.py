@@ -41,10 +41,10 @@ def train(config: Config, *, dry_run: bool = False) -> int:
     Raises ConfigError, ShardError or CheckpointError with one clear message on all ranks.
     """
     # -------------------------------------------------------------------------------------------- the machine
+    run = _run_folder(config)
     torch.set_flush_denormal(True)  # denormals cost a CPU run 40 % of its step rate within minutes
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    run = _run_folder(config)
     accelerator = make_accelerator(config)
     main = dist.rank() == 0
     micro_batches = accumulation(config, dist.world())

@@ -27,7 +27,7 @@ def stand_in(monkeypatch: Any, shards: Splits) -> None:
     config = settings()
     config.data.shards = ["as-trained"]
     asked: list[list[str]] = []
-    monkeypatch.setattr(checkpoint, "load_for_evaluation", lambda path: (FakeModel(), config, tokenizer_of(shards)))
+    monkeypatch.setattr(checkpoint, "load_for_evaluation", lambda path, untrained: (FakeModel(), config, tokenizer_of(shards)))
     monkeypatch.setattr(checkpoint, "newest", lambda path: path / "checkpoints" / "step-00000007")
     monkeypatch.setattr(checkpoint, "read_state", lambda path: SimpleNamespace(step=7))
     monkeypatch.setattr(ShardSet, "open", classmethod(lambda cls, folders: asked.append(list(folders)) or shards))
@@ -97,7 +97,7 @@ def test_a_diverged_model_fails_with_a_reason(
     model, shards = FakeModel(), Splits()
     model.head.data.fill_(float("nan"))
     loaded = (model, settings(), tokenizer_of(shards))
-    monkeypatch.setattr(checkpoint, "load_for_evaluation", lambda path: loaded)
+    monkeypatch.setattr(checkpoint, "load_for_evaluation", lambda path, untrained: loaded)
     assert run(["evaluate", "labels", str(folder)]) == 1
     error = capsys.readouterr().err
     assert "diverged" in error
