@@ -27,7 +27,9 @@ def stand_in(monkeypatch: Any, shards: Splits) -> None:
     config = settings()
     config.data.shards = ["as-trained"]
     asked: list[list[str]] = []
-    monkeypatch.setattr(checkpoint, "load_for_evaluation", lambda path, untrained: (FakeModel(), config, tokenizer_of(shards)))
+    monkeypatch.setattr(
+        checkpoint, "load_for_evaluation", lambda path, untrained: (FakeModel(), config, tokenizer_of(shards))
+    )
     monkeypatch.setattr(checkpoint, "newest", lambda path: path / "checkpoints" / "step-00000007")
     monkeypatch.setattr(checkpoint, "read_state", lambda path: SimpleNamespace(step=7))
     monkeypatch.setattr(ShardSet, "open", classmethod(lambda cls, folders: asked.append(list(folders)) or shards))
