@@ -33,7 +33,9 @@ class Batch:
     segment_row: Tensor  # int64 (S,), row of token_ids
     segment_image: Tensor  # int64 (S,), index into B, ascending
     segment_reading: Tensor  # int64 (S,), reading number inside the image; (image, reading) is a gaze group
-    gaze: Tensor  # float32 (S,P), patch maps, each row sums to 1 or is all zero; the loss applies rho
+    # float32 (S,P), patch maps; a row sums to 1 (grey levels 0..255 with data.gaze_maps: rendered) or is all zero; the
+    # loss applies rho
+    gaze: Tensor
     sample_id: Tensor  # int64 (B,), position in the split (manifest order); -1 = padding row of an evaluation batch
     # Evaluation only (None in training): fixations in fractions of the model's input image, with their weight.
     fixations: Tensor | None = None  # float32 (F,3): x, y, seconds

@@ -89,7 +89,7 @@ def save(engine: Engine, tokenizer: PreTrainedTokenizerFast, state: TrainerState
         (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
     dist.barrier()  # every rank's part is on disk
     if dist.rank() == 0:
-        listing = {str(p.relative_to(aside)): _fingerprint(p) for p in sorted(aside.rglob("*")) if p.is_file()}
+        listing = {str(p.relative_to(aside)): fingerprint(p) for p in sorted(aside.rglob("*")) if p.is_file()}
         (aside / "files.json").write_text(json.dumps(listing, indent=1), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
@@ -99,7 +99,8 @@ def save(engine: Engine, tokenizer: PreTrainedTokenizerFast, state: TrainerState
     return final
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def fingerprint(path: Path) -> dict[str, Any]:
+    """sha256 and size of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -152,7 +153,7 @@ def damage(folder: Path) -> list[str]:
         return [
             f"{name} is missing" if not (folder / name).is_file() else f"{name} differs from what was written"
             for name, wanted in listing.items()
-            if not (folder / name).is_file() or _fingerprint(folder / name) != wanted
+            if not (folder / name).is_file() or fingerprint(folder / name) != wanted
         ]
     except (OSError, ValueError, AttributeError) as error:
         return [f"files.json cannot be read: {error}"]
@@ -232,10 +233,16 @@ def load_weights(model: Any, folder: Path) -> None:
     model.load_state_dict(weights, strict=False)
 
 
+def is_exported(path: Path) -> bool:
+    """Whether `path` is a folder with all weights and the settings, as `cogaze export` writes it."""
+    return all((path / name).is_file() for name in ("config.json", "config.yaml", "model.safetensors"))
+
+
 def load_for_evaluation(
     path: Path | str, *, untrained: bool = False
 ) -> tuple[CoGazeModel, Config, PreTrainedTokenizerFast]:
-    """Model in eval mode, resolved configuration and tokenizer, of a checkpoint folder or a run folder (its newest).
+    """Model in eval mode, resolved configuration and tokenizer, of a checkpoint folder, a run folder (its newest), or a
+    folder with all weights that `cogaze export` or `cogaze import-weights` wrote.
 
     `untrained`: the same model with the weights its run started from, for a figure to compare with.
     Raises CheckpointError when there is none.
@@ -249,13 +256,25 @@ def load_for_evaluation(
     folder: Path | None = path if (path / "trainer.json").is_file() else None
     if folder is None and path.is_dir():
         folder = newest(path)
+    if folder is None and is_exported(path):
+        if untrained:
+            raise CheckpointError(f"{path}: an exported folder does not say from which weights its training started")
+        whole = CoGazeModel.from_pretrained(path)
+        return whole.eval(), load(path / "config.yaml"), load_tokenizer(str(path))
     if folder is None:
         raise CheckpointError(f"{path}: neither a checkpoint folder nor a run folder with checkpoints/")
     config = load(folder / "config.yaml")
     model_config = CoGazeConfig.from_pretrained(folder)
     vision = config.model.vision.pretrained if untrained or config.model.vision.trainable != "all" else None
     torch.manual_seed(config.run.seed)  # as training does
-    model = CoGazeModel.from_encoders(model_config, vision, config.model.text.pretrained if untrained else None)
+    text = config.model.text
+    model = CoGazeModel.from_encoders(
+        model_config,
+        vision,
+        text.pretrained if untrained else None,
+        text_layers=text.layers,
+        new_word_embeddings=text.word_embeddings == "new",
+    )
     if not untrained:
         load_weights(model, folder)
     return model.eval(), config, load_tokenizer(str(folder / "tokenizer"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,12 +14,17 @@ from .config import OptimConfig, ScheduleConfig
 
 def decays(name: str, parameter: torch.Tensor) -> bool:
     """Whether weight decay applies: not to biases, norms and scales (at most one dimension), latents and tokens."""
-    return parameter.ndim > 1 and not any(part in name for part in ("latents", "cls_token"))
+    return parameter.ndim > 1 and not name.endswith(("latents", "_type", "cls_token"))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Two AdamW groups over the trained parameters, with and without decay, each in the order of the module."""
+def parameter_groups(
+    model: nn.Module, weight_decay: float, decay: Literal["weights", "all"] = "weights"
+) -> list[dict[str, object]]:
+    """AdamW groups over the trained parameters, with and without decay, each in the order of the module; with
+    `decay="all"` one group of all of them."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if decay == "all":
+        return [{"params": [p for _, p in trained], "weight_decay": weight_decay}]
     return [
         {"params": [p for name, p in trained if decays(name, p)], "weight_decay": weight_decay},
         {"params": [p for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
@@ -27,7 +33,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """torch's fused AdamW over `parameter_groups`: one kernel a step, on a CPU too."""
-    groups = parameter_groups(model, config.weight_decay)
+    groups = parameter_groups(model, config.weight_decay, config.decay)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 

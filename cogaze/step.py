@@ -50,15 +50,15 @@ def train_step(
 
     With one micro-batch the losses see the outputs directly. With more, `accumulation: cached`: features of all
     micro-batches first, without a graph; the contrastive loss on them; then each micro-batch again, with the features'
-    gradients handed in, so that every row keeps all global negatives in the memory of one micro-batch.
+    gradients handed in, so that every row keeps all global negatives in the memory of one micro-batch. `plain` is the
+    mean of the losses that the micro-batches have by themselves, over all ranks: negatives of one micro-batch only.
     """
     config = engine.config
     batches = [batch.to(engine.device, non_blocking=True) for batch in batches]
-    counts = _global_counts(batches, config)  # (4,)
-    if len(batches) == 1:
-        outputs, sums = _single(engine, batches[0], class_weights, counts, step)
+    if len(batches) > 1 and config.train.accumulation == "cached":
+        outputs, sums = _cached(engine, batches, class_weights, step)
     else:
-        outputs, sums = _cached(engine, batches, class_weights, counts, step)
+        outputs, sums = _plain(engine, batches, class_weights, step)
 
     flags = [0.0 if torch.isfinite(sums).all() else 1.0, 1.0 if stop_requested else 0.0]
     agreed = dist.all_sum(torch.cat([sums, sums.new_tensor(flags)]))  # (6,) one collective for all of it
@@ -78,18 +78,23 @@ def train_step(
     )
 
 
-def _single(engine: Engine, batch: Batch, class_weights: Tensor, counts: Tensor, step: int) -> tuple[Any, Tensor]:
-    seed_step(engine.config.run.seed, step, 0)
-    outputs = engine.forward(batch)
-    terms = losses.total(outputs, batch, counts, engine.config.loss, class_weights)
-    engine.backward(terms.total * dist.world(), last=True)
-    return outputs, _sums(terms)
+def _plain(engine: Engine, batches: list[Batch], class_weights: Tensor, step: int) -> tuple[Any, Tensor]:
+    share, last = 1 / len(batches), len(batches) - 1
+    sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
+    for number, batch in enumerate(batches):
+        counts = _global_counts([batch], engine.config)  # (4,)
+        seed_step(engine.config.run.seed, step, number)
+        with engine.no_sync() if number < last else nullcontext():
+            outputs = engine.forward(batch)
+            terms = losses.total(outputs, batch, counts, engine.config.loss, class_weights)
+            engine.backward(terms.total * (dist.world() * share), last=number == last)
+        sums += _sums(terms) * share
+    return outputs, sums
 
 
-def _cached(
-    engine: Engine, batches: list[Batch], class_weights: Tensor, counts: Tensor, step: int
-) -> tuple[Any, Tensor]:
+def _cached(engine: Engine, batches: list[Batch], class_weights: Tensor, step: int) -> tuple[Any, Tensor]:
     config, world = engine.config, dist.world()
+    counts = _global_counts(batches, config)  # (4,)
     first: list[Any] = []
     for number, batch in enumerate(batches):
         seed_step(config.run.seed, step, number)

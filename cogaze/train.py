@@ -45,6 +45,7 @@ def train(config: Config, *, dry_run: bool = False) -> int:
     torch.set_flush_denormal(True)  # denormals cost a CPU run 40 % of its step rate within minutes
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
+    torch.set_float32_matmul_precision(config.train.matmul)
     accelerator = make_accelerator(config)
     main = dist.rank() == 0
     micro_batches = accumulation(config, dist.world())
@@ -62,10 +63,17 @@ def train(config: Config, *, dry_run: bool = False) -> int:
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank, at any world size
     model_config = CoGazeConfig.from_settings(config, len(tokenizer), tokenizer.pad_token_id)
     model = CoGazeModel.from_encoders(
-        model_config, vision=config.model.vision.pretrained, text=config.model.text.pretrained
+        model_config,
+        vision=config.model.vision.pretrained,
+        text=config.model.text.pretrained,
+        text_layers=config.model.text.layers,
+        new_word_embeddings=config.model.text.word_embeddings == "new",
+        base_vocab_size=tokenizer.vocab_size,
     )
     engine = Engine(accelerator, config, model, optim.make_optimizer(model, config.optim))
-    class_weights = losses.class_weights(positives, disease.beta, disease.scale_weights).to(engine.device)
+    class_weights = losses.class_weights(positives, disease.beta, disease.scale_weights, disease.epsilon).to(
+        engine.device
+    )
     if main:
         _announce(config, engine, shards, order, total_steps, micro_batches)
     if dry_run:
@@ -200,8 +208,9 @@ def _log_to(path: Path | None) -> None:
 
 def _tokenizer(config: Config, shards: ShardSet, run: Path, main: bool) -> Any:
     """The pretrained tokenizer, or one that rank 0 trains from the train split once and keeps in the run folder."""
+    roles, spaces = config.text.role_tokens, config.text.spaces
     if config.text.tokenizer is not None:
-        return text.load_tokenizer(config.text.tokenizer)
+        return text.load_tokenizer(config.text.tokenizer, roles, spaces)
     folder = run / "tokenizer"
     if main and not (folder / "tokenizer.json").is_file():
         trained = text.train_tokenizer(text.shard_texts(shards, config.data.train_split), config.text.vocab_size)
@@ -209,7 +218,7 @@ def _tokenizer(config: Config, shards: ShardSet, run: Path, main: bool) -> Any:
         trained.save_pretrained(aside)
         os.replace(aside, folder)
     dist.barrier()
-    return text.load_tokenizer(str(folder))
+    return text.load_tokenizer(str(folder), roles, spaces)
 
 
 def _positive_counts(shards: ShardSet, split: str) -> torch.Tensor:

@@ -21,7 +21,7 @@ def written(run: Path, step: int) -> Path:
     (folder / "state").mkdir(parents=True)
     (folder / "trainer.json").write_text(json.dumps(asdict(TrainerState(step=step))))
     (folder / "state" / "optimizer.pt").write_bytes(b"0123456789" * step)
-    listing = {str(p.relative_to(folder)): checkpoint._fingerprint(p) for p in folder.rglob("*") if p.is_file()}
+    listing = {str(p.relative_to(folder)): checkpoint.fingerprint(p) for p in folder.rglob("*") if p.is_file()}
     (folder / "files.json").write_text(json.dumps(listing))
     checkpoint._write_latest(run, folder.name)
     return folder

@@ -84,3 +84,23 @@ def test_adamw_step_by_hand() -> None:
     optimizer.step()
     # first AdamW step: decay 2 * (1 - 0.1 * 0.5) = 1.9, then lr * sign(gradient)
     assert model.weight.item() == pytest.approx(1.9 - 0.1, abs=1e-6)
+
+
+def test_decay_of_everything_is_one_group() -> None:
+    model = torch.nn.ModuleDict({"linear": torch.nn.Linear(2, 3), "norm": torch.nn.LayerNorm(3)})
+    model.register_parameter("latents", torch.nn.Parameter(torch.zeros(4, 2)))
+    model.register_parameter("image_type", torch.nn.Parameter(torch.zeros(1, 2)))
+    model["linear"].bias.requires_grad_(False)
+    (everything,) = parameter_groups(model, 0.1, "all")
+    assert everything["weight_decay"] == 0.1
+    assert {id(p) for p in everything["params"]} == {id(p) for p in model.parameters() if p.requires_grad}  # type: ignore[attr-defined]
+    decayed, spared = parameter_groups(model, 0.1)
+    assert [tuple(p.shape) for p in decayed["params"]] == [(3, 2)]  # type: ignore[attr-defined]
+    assert len(spared["params"]) == 4  # type: ignore[arg-type]
+    # a step without gradient moves what decays, and by lr * decay
+    weight = torch.nn.Parameter(torch.ones(1))
+    holder = torch.nn.ParameterDict({"bias": weight})
+    optimizer = make_optimizer(holder, OptimConfig(lr=0.5, weight_decay=0.1, decay="all"))
+    weight.grad = torch.zeros(1)
+    optimizer.step()
+    assert weight.item() == pytest.approx(0.95)

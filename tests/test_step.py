@@ -26,7 +26,8 @@ from tests.model.tiny import VOCABULARY, concatenate, random_batch, tiny_setting
 out, strategy, micro, poison = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "poison"
 torch.set_num_threads(1)
 tree = tiny_settings().model_dump()
-tree["train"] = {"steps": 2, "global_batch": 12, "micro_batch": micro, "strategy": strategy}
+plain = "plain" if sys.argv[4] == "plain" else "cached"
+tree["train"] = {"steps": 2, "global_batch": 12, "micro_batch": micro, "strategy": strategy, "accumulation": plain}
 # with Adam's usual eps the first update is the sign of the gradient, which turns rounding near zero into whole steps
 tree["optim"] = {"lr": 1e-2, "clip_norm": 0.5, "weight_decay": 0.1, "eps": 1e-3}
 config = validate(tree, "test")
@@ -44,17 +45,27 @@ batches = [concatenate(mine[i : i + joined]) if joined > 1 else mine[i] for i in
 assert len(batches) == accumulation(config, dist.world())
 engine.model.train()
 rows = []
-for s in range(2):
+for s in range(0 if sys.argv[4] == "grad" else 2):
     bad = poison and s == 0 and dist.rank() == dist.world() - 1  # one rank's loss is NaN in the first step
     asked = dist.rank() == 0 and s == 1
     w = weights * float("nan") if bad else weights
     r = step.train_step(engine, batches, w, lr=1e-2, step=s, stop_requested=asked)
     rows.append({**r.terms, "grad_norm": r.grad_norm, "taken": r.taken, "stop": r.stop})
+if sys.argv[4] == "grad":  # the mean of what the four pieces have by themselves: loss and gradient, in one process
+    model.zero_grad(set_to_none=True)
+    rows = []
+    for piece in pieces:
+        counts = losses.local_counts(piece, config.loss)
+        terms = losses.total(engine.forward(piece), piece, counts, config.loss, weights)
+        (terms.total / 4).backward()
+        rows.append(terms.total.item())
+    rows = [{"loss": sum(rows) / 4, "grad_norm": sum(p.grad.norm() ** 2 for p in model.parameters()).sqrt().item()}]
 evaluated = step.evaluate_loss(engine, batches if joined * dist.world() == 4 else [], weights)
 if dist.rank() == 0:
     state = {k: v.double().flatten().tolist() for k, v in model.state_dict().items()}
     with open(out, "w") as f:
         json.dump({"rows": rows, "state": state, "evaluated": evaluated}, f)
+dist.barrier()
 accelerator.end_training()
 """
 
@@ -121,3 +132,15 @@ def test_a_non_finite_loss_on_one_rank_skips_the_update_on_all(tmp_path: Path, s
     # nothing of the bad gradients is left in the second step
     assert here["rows"][1]["grad_norm"] == pytest.approx(alone["rows"][1]["grad_norm"], rel=2e-5)
     assert relative(here, alone) < 2e-5
+
+
+@pytest.mark.slow
+def test_plain_accumulation_is_the_mean_of_the_micro_batches(tmp_path: Path) -> None:
+    """One rank with four micro-batches against their losses and gradients one by one; two ranks make global
+    micro-batches of two pieces, which one rank with micro-batches of six has too (in another order of pieces)."""
+    (expected,) = launch(tmp_path, 1, "ddp", 12, "grad")["rows"]
+    plain = launch(tmp_path, 1, "ddp", 3, "plain")
+    cached = launch(tmp_path, 1, "ddp", 3)
+    for name, value in expected.items():
+        assert plain["rows"][0][name] == pytest.approx(value, rel=2e-5)
+        assert cached["rows"][0][name] != pytest.approx(value, rel=1e-3)  # all negatives: another loss

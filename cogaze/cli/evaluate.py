@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Checkpoint = Annotated[Path, typer.Argument(help="run folder (its newest checkpoint) or checkpoint folder")]
+Checkpoint = Annotated[Path, typer.Argument(help="run folder (its newest checkpoint), checkpoint, or exported folder")]
 Data = Annotated[
     list[Path] | None,
     typer.Option("--data", help="shard folder, may be repeated", show_default="data.shards of the run"),
@@ -150,15 +150,16 @@ def _evaluate(
         raise UsageError(f"{checkpoint}: no such folder; give a run folder or one of its checkpoints/step-… folders")
     with _ranks() as device:
         from cogaze import dist
-        from cogaze.checkpoint import load_for_evaluation, newest, read_state
+        from cogaze.checkpoint import is_exported, load_for_evaluation, newest, read_state
         from cogaze.data.shards import ShardSet
         from cogaze.evaluate import suite
 
-        folder = checkpoint if (checkpoint / "trainer.json").is_file() else None
+        exported = is_exported(checkpoint) and not (checkpoint / "trainer.json").is_file()
+        folder = checkpoint if exported or (checkpoint / "trainer.json").is_file() else None
         if folder is None:  # rank 0 decides which is the newest, so that all ranks evaluate the same
             folder = dist.broadcast_object(newest(checkpoint) if dist.rank() == 0 else None)
         if folder is None:
-            raise UsageError(f"{checkpoint}: neither a checkpoint folder nor a run folder with checkpoints/")
+            raise UsageError(f"{checkpoint}: neither a checkpoint, nor a run folder with checkpoints/, nor exported")
         model, config, tokenizer = load_for_evaluation(folder, untrained=untrained)
         if data:
             config.data.shards = [str(path) for path in data]
@@ -174,7 +175,7 @@ def _evaluate(
             device,
             tasks=tasks or suite.TASKS,
             variants=("no_context",) if no_context else None,
-            step=0 if untrained else read_state(folder).step,
+            step=0 if untrained else None if exported else read_state(folder).step,
         )
         if dist.rank() == 0:
             target = out or _results_folder(folder, split, no_context, untrained)

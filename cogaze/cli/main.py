@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import data, demo, evaluate, page, train
+from . import data, demo, embed, evaluate, export, import_weights, page, train
 from .errors import DONE, FAILED, USAGE, CommandError
 
 app = typer.Typer(
@@ -31,6 +31,10 @@ app = typer.Typer(
       cogaze evaluate all runs/one --data shards/mimic
 
       cogaze page runs/one
+
+      cogaze export runs/one --out exported --onnx
+
+      cogaze embed exported films/ --out films.parquet
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 stopped by a signal after saving, 130 interrupted.
     """,
@@ -62,6 +66,9 @@ app.add_typer(data.app, name="data")
 app.command("train")(train.command)
 app.add_typer(evaluate.app, name="evaluate")
 app.command("page")(page.command)
+app.command("embed")(embed.command)
+app.command("export")(export.command)
+app.command("import-weights")(import_weights.command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

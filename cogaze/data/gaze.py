@@ -64,16 +64,10 @@ def patch_maps(fixations: NDArray[np.floating], weights: Float64, crop: Crop, gr
     set to 0, and the rest sums to 1. A row is all zero where it has no weight, or where under 5 % of its mass (that
     outside the image included) falls inside the crop. Fixations with a coordinate that is not finite do not count.
     """
-    places = into_crop(fixations, crop)  # (F,4)
-    usable = np.isfinite(places).all(axis=1)  # (F,)
-    x, y, sigma_x, sigma_y = places[usable].T  # (F',) each
-    weights = np.where(weights > 0, weights, 0.0)[:, usable]  # (S,F')
-    along_x, along_y = _mass_along(x, sigma_x, grid), _mass_along(y, sigma_y, grid)  # (F',g) each
-
+    weights, along_y, along_x = factors(fixations, weights, crop, grid)  # (S,F'), (F',g), (F',g)
     mass = (weights[:, None, :] * along_y.T) @ along_x  # (S,g,F') @ (F',g) -> (S,g,g)
     maps = mass.reshape(len(weights), grid * grid)  # (S,P)
-    total, inside = weights.sum(axis=1), maps.sum(axis=1)  # (S,)
-    keep = (inside > 0) & (inside >= MIN_INSIDE * total)
+    keep = enough_inside(maps.sum(axis=1), weights.sum(axis=1))  # (S,)
     maps = np.where(keep[:, None] & (maps >= FLOOR * maps.max(axis=1, keepdims=True)), maps, 0.0)
     return (maps / np.where(keep, maps.sum(axis=1), 1.0)[:, None]).astype(np.float32)
 
@@ -81,6 +75,26 @@ def patch_maps(fixations: NDArray[np.floating], weights: Float64, crop: Crop, gr
 def patch_map(fixations: NDArray[np.floating], weights: Float64, crop: Crop, grid: int) -> Float32:
     """Map of one segment: (F,6), (F,) -> float32 (grid*grid,); see `patch_maps`."""
     return patch_maps(fixations, weights[None], crop, grid)[0]
+
+
+def factors(
+    fixations: NDArray[np.floating], weights: Float64, crop: Crop, cells: int
+) -> tuple[Float64, Float64, Float64]:
+    """What maps of `cells` x `cells` are made of: (F,6), (S,F) -> weights (S,F'), along_y and along_x (F',cells).
+
+    The mass of segment s on cell (i, j) is sum_f weights[s,f] along_y[f,i] along_x[f,j]. F' leaves out the fixations
+    with a coordinate that is not finite; weights that are not positive numbers are 0.
+    """
+    places = into_crop(fixations, crop)  # (F,4)
+    usable = np.isfinite(places).all(axis=1)  # (F,)
+    x, y, sigma_x, sigma_y = places[usable].T  # (F',) each
+    weights = np.where(weights > 0, weights, 0.0)[:, usable]  # (S,F')
+    return weights, _mass_along(y, sigma_y, cells), _mass_along(x, sigma_x, cells)
+
+
+def enough_inside(inside: Float64, total: Float64) -> NDArray[np.bool_]:
+    """Whether the mass inside the crop is enough of the whole to be a map: (S,), (S,) -> (S,)."""
+    return (inside > 0) & (inside >= MIN_INSIDE * total)
 
 
 def fixations_inside(fixations: NDArray[np.floating], weights: Float64, crop: Crop) -> Float32:

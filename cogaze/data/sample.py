@@ -24,7 +24,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from cogaze.config import AugmentConfig, Config
-from cogaze.data.gaze import Crop, Float32, fixations_inside, patch_maps, segment_weights
+from cogaze.data.gaze import Crop, Float32, Float64, fixations_inside, patch_maps, segment_weights
+from cogaze.data.heatmaps import rendered_maps
 from cogaze.data.order import STREAM_AUGMENT, philox
 from cogaze.data.text import context_ids, context_texts, report_ids, report_text, transcript_ids
 from cogaze.observations import OBSERVATIONS, view_index
@@ -46,7 +47,7 @@ class Segment:
 
     reading: int  # reading number inside the image
     ids: list[int]  # token ids of the transcript prompt
-    gaze: Float32  # (P,), sums to 1 (a paragraph's may be all zero beside sentences that have gaze)
+    gaze: Float32  # (P,), a row of gaze_maps (a paragraph's may be all zero beside sentences that have gaze)
     paragraph: bool
     fixations: Float32 | None = None  # (F,3): x, y (fractions of the crop), seconds; evaluation only
 
@@ -91,9 +92,9 @@ def build_sample(
     """The sample at `position` of its split, augmented for training `epoch`, or plain for evaluation (epoch None).
 
     Every reading with gaze inside the crop gives its sentences, in order, and the paragraph last. A sentence whose map
-    is empty (nothing was looked at, or nothing inside the crop) gives no segment: its row would not enter the loss, and
-    leaving it out saves its text. Raises SampleError for an image that does not decode and for JSON that is not as the
-    schema says.
+    is empty (nothing was looked at, or nothing inside the crop) gives no segment unless `data.unseen_sentences` keeps
+    it: its row would not enter the loss, and leaving it out saves its text. Raises SampleError for an image that does
+    not decode and for JSON that is not as the schema says.
     """
     drawn = None if epoch is None else draws(config.run.seed, epoch, position)
     try:
@@ -206,9 +207,10 @@ def _segments(
         ]
         windows.append((" ".join(text for text, *_ in windows), -np.inf, np.inf, 0.0))  # the paragraph
         weights = np.stack([segment_weights(fixations, *window) for _, *window in windows])  # (S,F)
-        maps = patch_maps(fixations, weights, crop, config.grid)  # (S,P)
+        maps = gaze_maps(fixations, weights, crop, config)  # (S,P)
         kept: NDArray[np.bool_] = np.any(maps, axis=1)  # (S,)
-        kept[-1] |= bool(kept.any())  # wherever a reading has segments, its last one is the paragraph
+        # wherever a reading has segments, its last one is the paragraph
+        kept[-1 if config.data.unseen_sentences == "drop" else slice(None)] |= bool(kept.any())
         for row in np.flatnonzero(kept).tolist():
             segments.append(
                 Segment(
@@ -220,6 +222,16 @@ def _segments(
                 )
             )
     return segments
+
+
+def gaze_maps(fixations: NDArray[np.floating], weights: Float64, crop: Crop, config: Config) -> Float32:
+    """The segments' maps of the kind that `data.gaze_maps` asks for: (F,6), (S,F) -> float32 (S,P).
+
+    exact: rows that sum to 1; rendered: grey levels 0..255. A row is all zero where there is no map.
+    """
+    if config.data.gaze_maps == "rendered":
+        return rendered_maps(fixations, weights, crop, config.data.image_size, config.model.vision.patch_size)
+    return patch_maps(fixations, weights, crop, config.grid)
 
 
 def padding_row(sample: Sample) -> Sample:

@@ -4,6 +4,10 @@
     context     [CLS] [INDICATION] indication [SEP] [HISTORY] history
     transcript  [CLS] [TRANSCRIPT] text
 
+The blanks in these lines separate, unless the tokenizer is told that they are text as well (`text.spaces`): a
+byte-level vocabulary such as GPT-2's has tokens for them, and for words with a blank before. The setting is kept with
+the tokenizer, so that a saved folder encodes as it did in training.
+
 The markers are put in as ids. What stands in a report is always plain text, also where it spells a marker: somebody's
 "[SEP]" becomes brackets and letters.
 """
@@ -22,13 +26,14 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.trainers import WordPieceTrainer
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, BertTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
 if TYPE_CHECKING:
     from cogaze.data.shards import ShardSet
 
 FINDINGS, TRANSCRIPT, INDICATION, HISTORY = "[FINDINGS]", "[TRANSCRIPT]", "[INDICATION]", "[HISTORY]"
 ROLE_TOKENS: tuple[str, ...] = (FINDINGS, TRANSCRIPT, INDICATION, HISTORY)
+SPACES = "cogaze_spaces"  # name of the setting in tokenizer_config.json
 SPECIAL_TOKENS: dict[str, str] = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
@@ -77,21 +82,24 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     backend = Tokenizer(WordPiece(draft.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=100))
     backend.normalizer, backend.pre_tokenizer = normalizer, BertPreTokenizer()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL_TOKENS)
-    return _with_markers(tokenizer)
+    return _with_markers(tokenizer, ROLE_TOKENS)
 
 
-def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
-    """A tokenizer from a folder or a hub id, with the role tokens and [PAD] [CLS] [SEP] added where it lacks them.
+def load_tokenizer(
+    name: str | Path, role_tokens: Sequence[str] = ROLE_TOKENS, spaces: bool | None = None
+) -> PreTrainedTokenizerFast:
+    """A tokenizer from a folder or a hub id; [PAD] [SEP] [CLS] and the role tokens join it, in this order, where it
+    lacks them. What a folder has keeps its ids.
 
-    `len(tokenizer)` is then the number of embedding rows the text encoder needs. No code of the repository is ever
-    run: a tokenizer.json is read as it is, and else the files of a known kind (vocab.txt, vocab.json + merges.txt).
-    Raises TokenizerError where nothing can be loaded.
+    `len(tokenizer)` is then the number of embedding rows the text encoder needs, `tokenizer.vocab_size` the number
+    without what joined. spaces: whether blanks beside markers are tokens; None = as saved with the folder, else no.
+    No code of the repository is ever run: a tokenizer.json is read as it is, and else the files of a known kind
+    (vocab.txt, vocab.json + merges.txt). Raises TokenizerError where nothing can be loaded.
     """
     folder = Path(name)
+    ways: tuple[Any, ...] = (PreTrainedTokenizerFast, AutoTokenizer, GPT2Tokenizer, BertTokenizer)
     if folder.is_dir() and (folder / "vocab.txt").is_file() and not (folder / "tokenizer.json").is_file():
-        ways: tuple[Any, ...] = (BertTokenizer,)
-    else:
-        ways = (PreTrainedTokenizerFast, AutoTokenizer, BertTokenizer)
+        ways = (BertTokenizer,)
     reasons: list[str] = []
     for way in ways:
         try:
@@ -103,7 +111,9 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerFast:
         # Without files some classes come up all the same, with their markers and nothing else.
         known = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
         if known and isinstance(tokenizer, PreTrainedTokenizerFast):
-            return _with_markers(tokenizer)
+            if spaces is not None:
+                tokenizer.init_kwargs[SPACES] = spaces  # save_pretrained writes it, from_pretrained reads it back
+            return _with_markers(tokenizer, role_tokens)
         reasons.append("no vocabulary in it")
     tried = "; ".join(dict.fromkeys(reasons))
     place = (
@@ -131,15 +141,15 @@ def shard_texts(shards: ShardSet, split: str) -> Iterator[str]:
         yield from (text for text in sections if text)
 
 
-def _with_markers(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+def _with_markers(tokenizer: PreTrainedTokenizerFast, role_tokens: Sequence[str]) -> PreTrainedTokenizerFast:
     missing: dict[str, Any] = {
         key: SPECIAL_TOKENS[key]
-        for key in ("pad_token", "cls_token", "sep_token")
+        for key in ("pad_token", "sep_token", "cls_token")
         if getattr(tokenizer, key, None) is None
     }
     if missing:
         tokenizer.add_special_tokens(missing)
-    tokenizer.add_tokens(list(ROLE_TOKENS), special_tokens=True)
+    tokenizer.add_tokens([*role_tokens, *ROLE_TOKENS], special_tokens=True)
     tokenizer.backend_tokenizer.no_truncation()  # a tokenizer.json may carry settings of its own
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
@@ -148,19 +158,17 @@ def _with_markers(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast
 # ------------------------------------------------------------------------------------------------ prompts
 def report_ids(tokenizer: PreTrainedTokenizerFast, text: str, max_tokens: int) -> list[int]:
     """Ids of "[CLS] [FINDINGS] text", cut at `max_tokens`."""
-    return [*_markers(tokenizer, FINDINGS), *_plain(tokenizer, text)][:max_tokens]
+    return _prompt(tokenizer, ((FINDINGS, text),), max_tokens)
 
 
 def context_ids(tokenizer: PreTrainedTokenizerFast, indication: str, history: str, max_tokens: int) -> list[int]:
     """Ids of "[CLS] [INDICATION] indication [SEP] [HISTORY] history", cut at `max_tokens`; either may be empty."""
-    cls, role_indication, sep, role_history = _markers(tokenizer, INDICATION, tokenizer.sep_token, HISTORY)
-    head, tail = _plain(tokenizer, indication), _plain(tokenizer, history)
-    return [cls, role_indication, *head, sep, role_history, *tail][:max_tokens]
+    return _prompt(tokenizer, ((INDICATION, indication), (tokenizer.sep_token, ""), (HISTORY, history)), max_tokens)
 
 
 def transcript_ids(tokenizer: PreTrainedTokenizerFast, text: str, max_tokens: int) -> list[int]:
     """Ids of "[CLS] [TRANSCRIPT] text", cut at `max_tokens`."""
-    return [*_markers(tokenizer, TRANSCRIPT), *_plain(tokenizer, text)][:max_tokens]
+    return _prompt(tokenizer, ((TRANSCRIPT, text),), max_tokens)
 
 
 def report_text(meta: Mapping[str, Any], sections: Sequence[str]) -> str | None:
@@ -180,9 +188,24 @@ def context_texts(meta: Mapping[str, Any]) -> tuple[str, str] | None:
     return (indication, history) if indication or history else None
 
 
+def _prompt(tokenizer: PreTrainedTokenizerFast, parts: Sequence[tuple[str, str]], max_tokens: int) -> list[int]:
+    """[CLS], then each part's marker and text, with one blank before every marker and every text there is.
+
+    A marker cuts the string, so what stands between two of them is encoded by itself: the blank after a text is its
+    last letter, the blank before a text its first. Without `spaces` the blanks are left out.
+    """
+    blank = " " if tokenizer.init_kwargs.get(SPACES) else ""
+    ids = [_marker(tokenizer, tokenizer.cls_token)]
+    between = blank  # what stands before the next marker
+    for marker, text in parts:
+        ids += [*_plain(tokenizer, between), _marker(tokenizer, marker)]
+        between = (blank + text if text else "") + blank
+    return [*ids, *_plain(tokenizer, between.removesuffix(blank))][:max_tokens]
+
+
 @lru_cache(maxsize=64)
-def _markers(tokenizer: PreTrainedTokenizerFast, *tokens: str) -> tuple[int, ...]:
-    return tuple(_token_id(tokenizer, token) for token in (tokenizer.cls_token, *tokens))
+def _marker(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    return _token_id(tokenizer, token)
 
 
 @lru_cache(maxsize=8192)  # reports of a study come once an image and every epoch, and radiologists repeat themselves
@@ -202,7 +225,8 @@ def _encodable(text: str) -> str:
 
 @lru_cache(maxsize=64)
 def _special_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    tokens = [*tokenizer.all_special_tokens, *ROLE_TOKENS]
+    added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    tokens = [*tokenizer.all_special_tokens, *ROLE_TOKENS, *added]
     return frozenset(_token_id(tokenizer, token) for token in tokens if token != tokenizer.unk_token)
 
 

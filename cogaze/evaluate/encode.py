@@ -204,10 +204,10 @@ def _run(
             if variant == variants[0]:
                 features, logits = out.image_features, out.image_logits
             elif variant == "no_context":
-                features, logits, _ = model.encode_images(batch.image, batch.view)
+                features, logits, _ = model.image_tensors(batch.image, batch.view)
             else:
                 shown = torch.full_like(batch.image, grey) if variant == "blind" else batch.image
-                features, logits, _ = model.encode_images(
+                features, logits, _ = model.image_tensors(
                     shown, batch.view, batch.token_ids, batch.token_mask, batch.context_row
                 )
             put(f"image_features.{variant}", features.float())

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cogaze.config import AugmentConfig, Config
-from cogaze.data.gaze import fixations_inside, patch_maps, segment_weights
-from cogaze.data.sample import decode
+from cogaze.data.gaze import fixations_inside, segment_weights
+from cogaze.data.sample import decode, gaze_maps
 from cogaze.data.text import report_text
 from cogaze.evaluate import figures
 from cogaze.observations import OBSERVATIONS
@@ -105,7 +105,7 @@ def _sentence(
     fixations = raw.gaze[reading]
     spoken = [s for s in raw.meta["readings"][reading]["sentences"] if s["text"].strip()]
     weights = np.stack([segment_weights(fixations, s["start"], s["end"], config.data.lead) for s in spoken])  # (S,F)
-    kept = np.flatnonzero(patch_maps(fixations, weights, crop, config.grid).any(axis=1))
+    kept = np.flatnonzero(gaze_maps(fixations, weights, crop, config).any(axis=1))
     if number >= len(kept):
         return None, []
     row = int(kept[number])

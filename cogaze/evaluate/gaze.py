@@ -1,7 +1,7 @@
 """How well the map a model predicts for a spoken sentence agrees with where the radiologist looked while saying it.
 
 Everything is on the patch grid. For a sentence, S (P,) is the predicted map (softmax over the patches of one image),
-G (P,) the radiologist's map (Gaussians of the fixations, full, sums to 1), d (P,) the seconds of fixation on each
+G (P,) the radiologist's map (Gaussians of the fixations, full; scaled to sum 1), d (P,) the seconds of fixation on each
 patch. Per sentence, then the mean over sentences:
 
     JS    1/2 KL(S||M) + 1/2 KL(G||M), M = (S+G)/2, natural logarithm: 0 equal, ln 2 = 0.693 disjoint; lower is better
@@ -38,8 +38,13 @@ NAMES = ("js", "nss", "cc", "auc_judd")
 
 
 def js(predicted: Floats, truth: Floats) -> Floats:
-    """Jensen-Shannon divergence of two distributions a row, (S,P), (S,P) -> (S,), in nats."""
+    """Jensen-Shannon divergence of two distributions a row, (S,P), (S,P) -> (S,), in nats.
+
+    The truth may be in any unit (with `data.gaze_maps: rendered` it is in grey levels): its rows are scaled to sum 1.
+    """
     p, q = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+    total = q.sum(1, keepdims=True)
+    q = q / np.where(total > 0, total, 1.0)
     middle = (p + q) / 2
     return (_kl(p, middle) + _kl(q, middle)) / 2
 

@@ -106,7 +106,7 @@ def center_bias_map(
         sample = build_sample(shards.read(split, position), position, config, tokenizer, None)
         for segment in sample.segments:
             if not segment.paragraph and segment.gaze.any():
-                total += segment.gaze
+                total += segment.gaze / segment.gaze.sum()  # a distribution, of whatever kind the map is
                 count += 1
     return (total / count, count) if count else (None, 0)
 

@@ -115,7 +115,7 @@ def encode_prompts(
             for i, row in enumerate(chunk):
                 ids[i, : len(row)] = torch.tensor(row)
                 mask[i, : len(row)] = True
-            features.append(model.encode_texts(ids.to(device), mask.to(device)).float().cpu())
+            features.append(model.text_tensors(ids.to(device), mask.to(device)).float().cpu())
     return class_directions(torch.cat(features).numpy(), np.array(where))
 
 

@@ -39,7 +39,7 @@ def local_counts(batch: Batch, config: LossConfig) -> Tensor:
         has_report.sum(),
         batch.labels_known.sum(),
         (batch.labels_known & has_report[:, None]).sum(),
-        count_groups(batch.gaze, batch.segment_image, batch.segment_reading),
+        count_groups(batch.gaze, batch.segment_image, batch.segment_reading, config.gaze.groups),
     )
     return torch.stack(parts).to(torch.float64)
 
@@ -78,8 +78,7 @@ def total(
             batch.gaze,
             batch.segment_image,
             batch.segment_reading,
-            config.gaze.rho,
-            config.gaze.transcript_to_patch,
+            config.gaze,
         )
         disease = (image / image_labels + text / text_labels) / 2
         gaze = gaze / groups

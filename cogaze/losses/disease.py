@@ -9,16 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def class_weights(positive_counts: Tensor, beta: float, scale: bool) -> Tensor:
-    """Weight of each class from its number of positive training images n_c: (1 - beta) / (1 - beta^n_c).
+def class_weights(positive_counts: Tensor, beta: float, scale: bool, epsilon: float = 0.0) -> Tensor:
+    """Weight of each class from its number of positive training images n_c: (1 - beta) / (1 - beta^n_c + epsilon).
 
-    positive_counts (C,) -> float64 (C,). A class without positives gets 0. `scale`: weights are scaled to sum C as in
-    Cui et al.; unscaled they are near 1e-4 at beta = 0.9999 and the term vanishes beside the others.
+    positive_counts (C,) -> float64 (C,). A class without positives gets 0, unless `epsilon` is positive: with the
+    released code's 1e-8 it gets 1e4, and after scaling nearly all the weight. `scale`: weights are scaled to sum C as
+    in Cui et al.; unscaled they are near 1e-4 at beta = 0.9999 and the term vanishes beside the others.
     """
     counts = positive_counts.to(torch.float64)
-    log_beta = math.log(beta) if beta > 0 else -math.inf
-    effective = -torch.expm1(counts.clamp(min=1) * log_beta) / (1 - beta)  # effective number of samples
-    weights = torch.where(counts > 0, 1 / effective, 0.0)
+    log_beta = math.log(beta) if beta > 0 else -1e300  # beta^n: 0 for n > 0, 1 for n = 0
+    missing = -torch.expm1(counts * log_beta) + epsilon  # 1 - beta^n, what is not yet covered
+    weights = torch.where(missing > 0, (1 - beta) / torch.where(missing > 0, missing, 1.0), 0.0)
     if not scale:
         return weights
     total = weights.sum()
@@ -26,7 +27,8 @@ def class_weights(positive_counts: Tensor, beta: float, scale: bool) -> Tensor:
 
 
 def focal_sum(logits: Tensor, labels: Tensor, known: Tensor, weights: Tensor, gamma: float) -> Tensor:
-    """Sum over known elements of w_c (1 - p_t)^gamma (-log p_t), p_t the probability given to the true label.
+    """Sum over known elements of w_c (1 - p_t)^gamma (-log p_t), p_t the probability given to the true label; with
+    gamma 0 weighted binary cross-entropy.
 
     logits (b,C), labels (b,C) in {0,1}, known bool (b,C), weights (C,). Stable at any logit.
     """

@@ -7,9 +7,12 @@ patches), so that both directions are one softmax along one axis of one tensor.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from ..config import GazeConfig
 
 LN2 = math.log(2)
 
@@ -21,8 +24,7 @@ def gaze_sum(
     gaze: Tensor,
     segment_image: Tensor,
     segment_reading: Tensor,
-    rho: float,
-    transcript_to_patch: float,
+    config: GazeConfig,
 ) -> Tensor:
     """Sum over this batch's gaze groups of lambda JS(G, S) + (1 - lambda) JS(G', S').
 
@@ -30,16 +32,18 @@ def gaze_sum(
     values of segment_image (S,); gaze_scale (1,); gaze (S,P) maps; segment_reading (S,).
 
     Rows: softmax of a segment's similarities over all patches against its top-rho map, mean over the group's rows
-    that have a map. Columns: each patch's column of the same top-rho maps renormalised over the group's segments
-    against the softmax of its similarities over all segments of the group, mean over columns that are not zero.
-    Groups without any map count nothing. Returns a scalar; 0, still part of the graph, without groups.
+    that have a map. Columns: each patch's column of the same top-rho maps (or, `remasked`, the top-rho of its column of
+    the full maps) renormalised over the group's segments, against the softmax of its similarities over all segments of
+    the group, mean over columns that are not zero. Groups without any map count nothing. Returns a scalar; 0, still
+    part of the graph, without groups.
     """
     if segment_image.numel() == 0:
         return (segment_features.sum() + patch_features.sum()) * 0 + gaze_scale.sum() * 0
-    target = top_maps(gaze, rho).to(segment_features.dtype)  # (S,P)
+    gaze = gaze.to(segment_features.dtype)
+    target = top_maps(gaze, config.rho, config.epsilon)  # (S,P)
     scores = gaze_scale * _similarities(segment_features, patch_features, segment_image)  # (S,P)
 
-    group, slot, groups, longest = _slots(reading_groups(segment_image, segment_reading))
+    group, slot, groups, longest = _slots(gaze_groups(segment_image, segment_reading, config.groups))
     place = group * longest + slot  # (S,), row of the padded layout
     shape = (groups, longest, gaze.shape[1])
     # padding rows: a zero map, and a score that leaves every softmax while its logarithm stays finite
@@ -48,52 +52,69 @@ def gaze_sum(
     maps = target.new_zeros(groups * longest, shape[2]).index_copy(0, place, target).view(shape)
 
     row_kept = maps.sum(2) > 0  # (groups,L)
-    rows = jensen_shannon(maps, torch.log_softmax(padded, dim=2), dim=2)  # (groups,L)
-    column_mass = maps.sum(1, keepdim=True)  # (groups,1,P)
-    column_kept = column_mass[:, 0] > 0  # (groups,P)
-    columns_target = maps / torch.where(column_mass > 0, column_mass, 1.0)
-    columns = jensen_shannon(columns_target, torch.log_softmax(padded, dim=1), dim=1)  # (groups,P)
+    rows = jensen_shannon(maps, padded, dim=2, epsilon=config.epsilon)  # (groups,L)
+    if config.transposed == "remasked":
+        full = gaze.new_zeros(groups * longest, shape[2]).index_copy(0, place, gaze).view(shape)
+        columns_target = top_maps(full.transpose(1, 2).flatten(0, 1), config.rho, config.epsilon)  # (groups*P,L)
+        columns_target = columns_target.view(groups, shape[2], longest).transpose(1, 2)  # (groups,L,P)
+    else:
+        mass = maps.sum(1, keepdim=True)  # (groups,1,P)
+        columns_target = maps / torch.where(mass > 0, mass + config.epsilon, 1.0)
+    column_kept = columns_target.sum(1) > 0  # (groups,P)
+    columns = jensen_shannon(columns_target, padded, dim=1, epsilon=config.epsilon)
 
     row_mean = (rows * row_kept).sum(1) / row_kept.sum(1).clamp(min=1)  # (groups,), 0 in a group without a map
     column_mean = (columns * column_kept).sum(1) / column_kept.sum(1).clamp(min=1)
-    return (transcript_to_patch * row_mean + (1 - transcript_to_patch) * column_mean).sum()
+    weight = config.transcript_to_patch
+    return (weight * row_mean + (1 - weight) * column_mean).sum()
 
 
-def count_groups(gaze: Tensor, segment_image: Tensor, segment_reading: Tensor) -> Tensor:
-    """Number (0-dim int64) of (image, reading) groups with at least one non-zero map; gaze (S,P)."""
-    group = reading_groups(segment_image, segment_reading)  # (S,)
+def count_groups(
+    gaze: Tensor, segment_image: Tensor, segment_reading: Tensor, groups: Literal["reading", "image"] = "reading"
+) -> Tensor:
+    """Number (0-dim int64) of groups with at least one non-zero map; gaze (S,P)."""
+    group = gaze_groups(segment_image, segment_reading, groups)  # (S,)
     return torch.tensor(torch.unique(group[(gaze > 0).any(1)]).numel(), device=gaze.device)
 
 
-def reading_groups(segment_image: Tensor, segment_reading: Tensor) -> Tensor:
-    """One integer per segment (S,), equal where image and reading are equal."""
-    if segment_reading.numel() == 0:
-        return segment_reading
+def gaze_groups(segment_image: Tensor, segment_reading: Tensor, groups: Literal["reading", "image"]) -> Tensor:
+    """One integer per segment (S,), equal where image and reading are equal, or (`groups="image"`) the image."""
+    if groups == "image" or segment_reading.numel() == 0:
+        return segment_image
     return segment_image * (segment_reading.max() + 1) + segment_reading
 
 
 @torch.no_grad()
-def top_maps(gaze: Tensor, rho: float) -> Tensor:
+def top_maps(gaze: Tensor, rho: float, epsilon: float = 0.0) -> Tensor:
     """The strongest share of each map: (S,P) -> (S,P), rows summing to 1 (zero rows stay zero).
 
-    Of the n non-zero patches of a row, k = max(1, floor(rho n)) are kept; among equals the lower index wins.
+    Of the n patches of a row above `epsilon`, k = max(1, floor(rho n)) are kept; among equals the lower index wins.
+    A row whose kept sum is not above `epsilon` is zero; others are divided by that sum plus `epsilon`.
     """
-    nonzero = (gaze > 0).sum(1, keepdim=True)  # (S,1)
+    nonzero = (gaze > epsilon).sum(1, keepdim=True)  # (S,1)
     # the tiny addend keeps e.g. 0.29 * 100 = 28.999999999999996 from losing a patch
     keep = (rho * nonzero.double() + 1e-9).floor().clamp(min=1)  # (S,1)
     value, index = torch.sort(gaze, dim=1, descending=True, stable=True)
     value = value * (torch.arange(gaze.shape[1], device=gaze.device) < keep)
     top = torch.zeros_like(gaze).scatter(1, index, value)
     total = top.sum(1, keepdim=True)
-    return top / torch.where(total > 0, total, 1.0)
+    return torch.where(total > epsilon, top / torch.where(total > 0, total + epsilon, 1.0), 0.0)
 
 
-def jensen_shannon(p: Tensor, log_q: Tensor, dim: int) -> Tensor:
-    """Jensen-Shannon divergence (natural log, 0..ln 2) of distributions p and exp(log_q) along `dim`.
+def jensen_shannon(p: Tensor, scores: Tensor, dim: int, epsilon: float = 0.0) -> Tensor:
+    """Jensen-Shannon divergence (natural log, 0..ln 2) of distributions p and softmax(scores) along `dim`.
 
-    Exact where p is zero (there q ln(q/m) = q ln 2) and finite with its gradient wherever log_q is finite; no epsilon.
-    p carries no gradient; a row of zeros in p gives a finite number without meaning.
+    At epsilon 0 exact where p is zero (there q ln(q/m) = q ln 2) and finite with its gradient at any finite score;
+    else `epsilon` stands inside each logarithm, as in the released code, whose order of operations this follows (its
+    rounding too: the gradient is a difference of nearly equal numbers). p carries no gradient; a row of zeros in p
+    gives a finite number without meaning.
     """
+    if epsilon > 0:
+        q = torch.softmax(scores, dim=dim)
+        m = 0.5 * (p + q) + epsilon
+        from_p = (p * ((p + epsilon).log() - m.log())).sum(dim)
+        return 0.5 * from_p + 0.5 * (q * ((q + epsilon).log() - m.log())).sum(dim)
+    log_q = torch.log_softmax(scores, dim=dim)
     q = log_q.exp()
     some = p > 0
     log_p = torch.where(some, p, 1.0).log()  # 0 where p is 0

@@ -17,6 +17,8 @@ PERCEIVER_DEFAULTS: dict[str, Any] = {
     "head_dim": 64,
     "ff_mult": 4,
     "final_norm": False,
+    "read_cls": False,  # the image's CLS token is one more thing to read
+    "mask_padding": True,  # padding of contexts is not read
 }
 
 
@@ -38,8 +40,13 @@ class CoGazeConfig(PreTrainedConfig):
     text_config: Any = None  # BertConfig
     vision_trainable: str | int = "all"  # all | none | the last k blocks
     perceiver: Any = None  # dict, keys of PERCEIVER_DEFAULTS
-    num_views: int = len(VIEWS)
-    text_buckets: int = 2  # text-encoder calls a forward
+    views: Any = None  # names out of observations.VIEWS with an embedding of their own; None = all of them
+    latents: str = "separate"  # separate: Z_C and Z_I | shared: one set plus a type vector each
+    init_std: float = 0.02  # of fresh latents, type vectors and view embeddings
+    scale_limit: float | None = 100.0  # of both inverse temperatures
+    report_pooling: str = "mean"  # mean | padded_mean
+    transcript_pooling: str = "mean"  # mean | cls
+    text_buckets: int | str = 2  # text-encoder calls a forward, by length | roles
     max_tokens: int = 300  # longer texts are cut by the tokenizer helpers
     pad_token_id: int = 0
     image_mean: float = 0.5307  # of grey levels in 0..1 (RAD-DINO)
@@ -50,6 +57,7 @@ class CoGazeConfig(PreTrainedConfig):
         if unknown:
             raise ValueError(f"perceiver has no setting {sorted(unknown)}; known: {', '.join(PERCEIVER_DEFAULTS)}")
         self.perceiver = PERCEIVER_DEFAULTS | (self.perceiver or {})
+        self.views = list(VIEWS) if self.views is None else list(self.views)
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(OBSERVATIONS))
             self.label2id = {name: index for index, name in enumerate(OBSERVATIONS)}
@@ -77,7 +85,7 @@ class CoGazeConfig(PreTrainedConfig):
                 patch_size=vision.patch_size,
                 layerscale_value=vision.layerscale,
                 initializer_range=initial_std(vision.width),
-                use_mask_token=False,  # only masked-image pretraining would train it
+                use_mask_token=vision.pretrained is not None,  # masked-image pretraining's; nothing here trains it
             ).to_dict(),
             text_config=BertConfig(
                 vocab_size=vocab_size,
@@ -94,6 +102,12 @@ class CoGazeConfig(PreTrainedConfig):
             ).to_dict(),
             vision_trainable=vision.trainable,
             perceiver=config.model.perceiver.model_dump(),
+            views=config.model.views,
+            latents=config.model.latents,
+            init_std=config.model.init_std,
+            scale_limit=config.model.scale_limit,
+            report_pooling=text.report_pooling,
+            transcript_pooling=text.transcript_pooling,
             text_buckets=config.text.buckets,
             max_tokens=config.text.max_tokens,
             pad_token_id=pad_token_id,

@@ -19,7 +19,8 @@ from .vision import make_projector
 class EncodedTexts(NamedTuple):
     """Features of N texts, and the tokens of K of them."""
 
-    pooled: Tensor  # (N+1,D) masked mean over real tokens; the last row, also row -1, is zero: "no text"
+    pooled: Tensor  # (N+1,D) mean over tokens; the last row, also row -1, is zero: "no text"
+    first: Tensor  # (N,D) the [CLS] token
     tokens: Tensor  # (K,T_K,D) projected token features of the texts asked for
     mask: Tensor  # bool (K,T_K)
 
@@ -30,16 +31,19 @@ class TextTower(nn.Module):
     def __init__(self, config: CoGazeConfig):
         super().__init__()
         self.buckets = config.text_buckets
+        self.padded_mean = config.report_pooling == "padded_mean"
         self.pad_token_id = config.pad_token_id
         self.encoder = BertModel(config.text_config, add_pooling_layer=False)
         self.projector = make_projector(config.text_config.hidden_size, config.width)
 
-    def forward(self, token_ids: Tensor, token_mask: Tensor, keep: Tensor) -> EncodedTexts:
-        """token_ids int64 (N,T), token_mask bool (N,T), keep int64 (K,): ascending rows whose tokens are wanted.
+    def forward(self, token_ids: Tensor, token_mask: Tensor, keep: Tensor, reports: Tensor) -> EncodedTexts:
+        """token_ids int64 (N,T), token_mask bool (N,T); keep int64 (K,): ascending rows whose tokens are wanted;
+        reports int64: rows that are reports.
 
-        The texts are sorted by length and cut into `buckets` runs, each cropped to its own longest text. A run
-        without texts encodes one dummy token whose features go nowhere: the encoder is called equally often on
-        every rank, and its parameters always get a gradient (zero).
+        The texts are divided into runs, one encoder call each, cropped to the run's longest text: `buckets` runs of
+        texts of like length, or (roles) the kept rows, the reports and the rest. A run without texts encodes one
+        dummy token whose features go nowhere: the encoder is called equally often on every rank, and its parameters
+        always get a gradient (zero).
         """
         if token_ids.shape[1] > self.encoder.config.max_position_embeddings:
             raise ValueError(
@@ -49,32 +53,52 @@ class TextTower(nn.Module):
         texts = token_ids.shape[0]
         positions = torch.arange(1, token_ids.shape[1] + 1, device=token_ids.device)  # (T,)
         lengths = (token_mask * positions).amax(1) if texts else positions.new_zeros(0)  # (N,)
-        sorted_lengths, order = torch.sort(lengths, stable=True)
-        longest = sorted_lengths.tolist()
-        cuts = cut_points(longest, self.buckets)
+        if self.buckets == "roles":
+            order, cuts = by_role(texts, keep, reports)
+        else:
+            order = torch.argsort(lengths, stable=True)
+            cuts = cut_points(lengths[order].tolist(), int(self.buckets))
+        longest = lengths[order].tolist()
         wanted = torch.isin(order, keep)  # (N,)
+        whole = torch.zeros(texts, dtype=torch.bool, device=order.device)  # (N,), mean over padding too
+        if self.padded_mean:
+            whole[reports] = True
         kept_length = max(lengths[keep].tolist(), default=1)
 
-        pooled, tokens = [], []
+        pooled, first_token, tokens = [], [], []
         for first, end in pairwise(cuts):
             rows = order[first:end]  # (n,)
             if first == end:
                 ids = token_ids.new_full((1, 1), self.pad_token_id)
                 mask = torch.ones_like(ids, dtype=torch.bool)
             else:
-                ids, mask = token_ids[rows, : longest[end - 1]], token_mask[rows, : longest[end - 1]]
+                length = max(longest[first:end])
+                ids, mask = token_ids[rows, :length], token_mask[rows, :length]
             hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state  # (n,t,D_t)
             features = self.projector(hidden)  # (n,t,D)
-            pooled.append(masked_mean(features, mask)[: end - first])
+            counted = mask if first == end else mask | whole[rows][:, None]
+            pooled.append(masked_mean(features, counted)[: end - first])
+            first_token.append(features[: end - first, 0])
             kept = features.index_select(0, wanted[first:end].nonzero().flatten())[:, :kept_length]
             tokens.append(F.pad(kept, (0, 0, 0, kept_length - kept.shape[1])))
 
-        means = torch.cat(pooled).index_select(0, order.argsort())  # (N,D)
+        back = order.argsort()
+        means = torch.cat(pooled).index_select(0, back)  # (N,D)
         return EncodedTexts(
             pooled=torch.cat([means, means.new_zeros(1, means.shape[1])]),
+            first=torch.cat(first_token).index_select(0, back),
             tokens=torch.cat(tokens).index_select(0, order[wanted].argsort()),
             mask=token_mask[keep, :kept_length],
         )
+
+
+def by_role(texts: int, contexts: Tensor, reports: Tensor) -> tuple[Tensor, list[int]]:
+    """Rows 0..N-1 with the contexts first, then the reports, then the others (N,), and where they begin and end."""
+    role = torch.full((texts,), 2, device=contexts.device)
+    role[reports] = 1
+    role[contexts] = 0
+    sizes = torch.bincount(role, minlength=3).tolist()
+    return torch.argsort(role, stable=True), [0, sizes[0], sizes[0] + sizes[1], texts]
 
 
 def cut_points(lengths: Sequence[int], buckets: int) -> list[int]:

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import itertools
 import json
+import pickle
 import random
+import shutil
 
+import huggingface_hub.constants
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cogaze.data.text import (
     ROLE_TOKENS,
@@ -106,9 +113,11 @@ def test_code_in_a_repository_never_runs(tmp_path):
     assert not sign.exists()
 
 
-def test_a_gpt2_vocabulary_gains_the_markers_it_lacks(tmp_path):
+def byte_level(add_prefix_space=False):
+    """A byte-level BPE of about 400 entries, as GPT-2's."""
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    backend.decoder = decoders.ByteLevel()
     letters = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(
         TEXTS,
@@ -116,15 +125,104 @@ def test_a_gpt2_vocabulary_gains_the_markers_it_lacks(tmp_path):
             vocab_size=400, special_tokens=["<|endoftext|>"], initial_alphabet=letters, show_progress=False
         ),
     )
+    return backend
+
+
+def test_a_byte_level_vocabulary_gains_the_markers_it_lacks(tmp_path):
+    backend = byte_level()
     backend.model.save(str(tmp_path))
     size = backend.get_vocab_size()
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     loaded = load_tokenizer(tmp_path)
-    assert len(loaded) == size + 3 + 4  # [PAD] [CLS] [SEP] and the roles
+    assert len(loaded) == size + 3 + 4  # [PAD] [SEP] [CLS] and the roles
+    assert loaded.vocab_size == size
     ids = context_ids(loaded, "small <|endoftext|>", "rib", 64)
     assert ids[0] == loaded.convert_tokens_to_ids("[CLS]")
     assert loaded.convert_tokens_to_ids("<|endoftext|>") not in ids
     assert loaded.decode(ids) == "[CLS][INDICATION]small <|endoftext|>[SEP][HISTORY]rib"
+
+
+RELEASED_ROLES = ["[INDICATION]", "[HISTORY]", "[Similar Cases]", "[FINDINGS]", "[TRANSCRIPT]"]
+
+
+def gpt2_folder(folder):
+    """A vocabulary of GPT-2's size and files, of made-up merges: 256 bytes, 50,000 merges, <|endoftext|>."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = list(itertools.islice(itertools.product(letters, letters), 50000))
+    entries = [*letters, *(a + b for a, b in merges), "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({entry: i for i, entry in enumerate(entries)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
+    return folder
+
+
+def hub_cache(folder, name, home):
+    """The folder as a download of hub id `name` leaves it below `home`."""
+    home = home / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, home / "snapshots" / ("a" * 40))
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("a" * 40)
+
+
+@pytest.mark.parametrize("files", ["vocab and merges", "with config.json", "hub"])
+def test_gpt2_gains_the_ids_of_the_released_model(tmp_path, monkeypatch, files):
+    name = gpt2_folder(tmp_path / "gpt2")
+    if files != "vocab and merges":
+        (name / "config.json").write_text('{"model_type": "gpt2", "vocab_size": 50257}')
+    if files == "hub":
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        hub_cache(name, "distilgpt2", tmp_path / "hub")
+        name = "distilgpt2"
+    loaded = load_tokenizer(name, RELEASED_ROLES, spaces=True)
+    assert (loaded.vocab_size, len(loaded)) == (50257, 50265)
+    assert (loaded.pad_token_id, loaded.sep_token_id, loaded.cls_token_id) == (50257, 50258, 50259)
+    assert loaded.convert_tokens_to_ids(RELEASED_ROLES) == [50260, 50261, 50262, 50263, 50264]
+    blank = loaded.convert_tokens_to_ids("Ġ")
+    assert context_ids(loaded, "", "", 64) == [50259, blank, 50260, blank, 50258, blank, 50261]
+    loaded.save_pretrained(tmp_path / "saved")
+    again = load_tokenizer(tmp_path / "saved")  # other roles by default, but these are already there
+    assert again.get_vocab() == loaded.get_vocab()
+    assert (again.vocab_size, len(again)) == (50257, 50265)
+
+
+def test_a_folder_with_tokenizer_json_alone_gains_them_too(tmp_path):
+    backend = byte_level()
+    size = backend.get_vocab_size()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1024}')
+    loaded = load_tokenizer(tmp_path, RELEASED_ROLES)
+    joined = ["[PAD]", "[SEP]", "[CLS]", *RELEASED_ROLES]
+    assert loaded.convert_tokens_to_ids(joined) == list(range(size, size + 8))
+
+
+def test_role_tokens_join_in_the_order_given_and_all_four_always_do(tmp_path):
+    loaded = load_tokenizer(bert_folder(tmp_path), ["[HISTORY]", "[Other]"])
+    joined = ["[HISTORY]", "[Other]", "[FINDINGS]", "[TRANSCRIPT]", "[INDICATION]"]
+    assert loaded.convert_tokens_to_ids(joined) == [8, 9, 10, 11, 12]
+    assert 9 not in report_ids(loaded, "[Other] small", 64)
+    assert loaded.vocab_size == 8
+
+
+def test_a_role_token_that_the_vocabulary_has_as_a_word_is_no_text(tmp_path):
+    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[Other]", "small"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    loaded = load_tokenizer(tmp_path, ["[Other]"])
+    assert tokens(loaded, report_ids(loaded, "[Other] small [SEP]", 9)) == ["[CLS]", "[FINDINGS]", "small"]
+
+
+def test_a_bert_vocabulary_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "cxr-bert"
+    folder.mkdir()
+    code = {"AutoTokenizer": ["configuration_cxrbert.CXRBertTokenizer", None]}
+    bert_folder(folder, tokenizer_class="CXRBertTokenizer", auto_map=code)
+    (folder / "config.json").write_text(json.dumps({"model_type": "cxr-bert", "auto_map": code}))
+    (folder / "configuration_cxrbert.py").write_text("raise SystemExit('remote code was run')")
+    hub_cache(folder, "microsoft/BiomedVLP-CXR-BERT-specialized", tmp_path / "hub")
+    loaded = load_tokenizer("microsoft/BiomedVLP-CXR-BERT-specialized")
+    assert report_ids(loaded, "Small effusions", 9) == [2, 8, 5, 6, 7]
 
 
 def test_settings_that_a_tokenizer_file_carries_do_not_cut_our_texts(tmp_path, tokenizer):
@@ -165,6 +263,79 @@ def test_markers_spelt_in_a_text_stay_text(tokenizer):
     assert {"small", "effusion", "s", "##p"} <= set(tokens(tokenizer, ids))
     tokenizer("another call of the library in between")
     assert report_ids(tokenizer, spelt + " ", 64) == ids
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["gpt2", "prefix"])
+def spaced(request, tmp_path_factory):
+    """A byte-level tokenizer for which blanks are text."""
+    folder = tmp_path_factory.mktemp("byte-level")
+    PreTrainedTokenizerFast(tokenizer_object=byte_level(request.param)).save_pretrained(folder)
+    return load_tokenizer(folder, RELEASED_ROLES, spaces=True)
+
+
+def called(tokenizer, *parts):
+    """The string of the parts that are there with a blank between them, through the tokenizer's own call."""
+    return tokenizer(" ".join(part for part in parts if part), add_special_tokens=False)["input_ids"]
+
+
+def test_blanks_are_tokens_where_they_are_text(spaced):
+    ids = context_ids(spaced, "small rib.", "", 64)
+    assert tokens(spaced, ids) == ["[CLS]", "Ġ", "[INDICATION]", "Ġsmall", "Ġrib", ".", "Ġ", "[SEP]", "Ġ", "[HISTORY]"]
+    assert tokens(spaced, context_ids(spaced, "", "rib", 64)) == [
+        "[CLS]", "Ġ", "[INDICATION]", "Ġ", "[SEP]", "Ġ", "[HISTORY]", "Ġrib",
+    ]  # fmt: skip
+    assert tokens(spaced, report_ids(spaced, "rib", 64)) == ["[CLS]", "Ġ", "[FINDINGS]", "Ġrib"]
+    assert tokens(spaced, report_ids(spaced, "rib rib", 4)) == ["[CLS]", "Ġ", "[FINDINGS]", "Ġrib"]
+    assert tokens(spaced, transcript_ids(spaced, "", 64)) == ["[CLS]", "Ġ", "[TRANSCRIPT]"]
+
+
+texts = st.one_of(
+    st.lists(st.sampled_from([*WORDS, ".", "  ", "\n", "é", "肺", "\U0001fac1", "[", "]"])).map(" ".join), st.text()
+).filter(lambda text: not any(marker in text for marker in ["[PAD]", "[SEP]", "[CLS]", *RELEASED_ROLES]))
+
+
+@settings(max_examples=60)
+@given(first=texts, second=texts)
+@example(first="", second="")
+@example(first=" ", second="  two blanks  and\na line \n")
+@example(first="effusion\t", second="\u00a0rib\u2009\u0301")
+def test_ids_with_spaces_are_those_of_calling_the_tokenizer(spaced, first, second):
+    assert report_ids(spaced, first, 10**6) == called(spaced, "[CLS]", "[FINDINGS]", first)
+    assert transcript_ids(spaced, second, 10**6) == called(spaced, "[CLS]", "[TRANSCRIPT]", second)
+    whole = called(spaced, "[CLS]", "[INDICATION]", first, "[SEP]", "[HISTORY]", second)
+    assert context_ids(spaced, first, second, 10**6) == whole
+    assert context_ids(spaced, first, second, 7) == whole[:7]
+
+
+def test_markers_spelt_in_a_text_stay_text_with_spaces_too(spaced):
+    spelt = "[CLS] small [SEP][FINDINGS] [Similar Cases] <|endoftext|>"
+    ids = report_ids(spaced, spelt, 256)
+    assert spaced.decode(ids[3:]) == " " + spelt
+    assert not set(ids[3:]) & set(spaced.get_added_vocab().values())
+    assert called(spaced, "[CLS]", "[FINDINGS]", spelt) != ids
+
+
+def test_the_tokenizers_folder_remembers_spaces(spaced, tmp_path):
+    text = "small  rib"
+    expected = report_ids(spaced, text, 64)
+    spaced.save_pretrained(tmp_path / "saved")
+    loaded = load_tokenizer(tmp_path / "saved")
+    assert report_ids(loaded, text, 64) == expected
+    loaded.save_pretrained(tmp_path / "again")
+    assert report_ids(load_tokenizer(tmp_path / "again"), text, 64) == expected
+    assert report_ids(AutoTokenizer.from_pretrained(tmp_path / "again"), text, 64) == expected
+    assert report_ids(pickle.loads(pickle.dumps(loaded)), text, 64) == expected
+    without = load_tokenizer(tmp_path / "saved", spaces=False)
+    assert report_ids(without, text, 64) != expected
+    without.save_pretrained(tmp_path / "without")
+    assert report_ids(load_tokenizer(tmp_path / "without"), text, 64) == report_ids(without, text, 64)
+
+
+def test_a_vocabulary_of_words_has_no_blanks(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    spaced_words = load_tokenizer(tmp_path, spaces=True)
+    assert context_ids(spaced_words, "small rib", "", 64) == context_ids(tokenizer, "small rib", "", 64)
+    assert report_ids(spaced_words, " small  rib ", 64) == report_ids(tokenizer, "small rib", 64)
 
 
 def test_long_and_odd_texts(tokenizer):

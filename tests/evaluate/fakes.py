@@ -68,10 +68,10 @@ class FakeModel(nn.Module):
         facts = torch.stack([mean, deviation, mean**2, torch.ones_like(mean)], -1)
         return nn.functional.normalize(facts @ self.look, dim=-1)
 
-    def encode_texts(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
+    def text_tensors(self, token_ids: Tensor, token_mask: Tensor) -> Tensor:
         return nn.functional.normalize((self.words[token_ids] * token_mask[..., None]).sum(1), dim=-1)
 
-    def encode_images(
+    def image_tensors(
         self,
         image: Tensor,
         view: Tensor,
@@ -82,15 +82,15 @@ class FakeModel(nn.Module):
         patches = self.patches(image)
         whole = patches.sum(1)
         if token_ids is not None and token_mask is not None and context_row is not None and len(token_ids):
-            texts = self.encode_texts(token_ids, token_mask)
+            texts = self.text_tensors(token_ids, token_mask)
             whole = whole + texts[context_row] * (context_row >= 0)[:, None]
         features = nn.functional.normalize(whole, dim=-1)
         return features, features @ self.head, patches
 
     def forward(self, image: Tensor, view: Tensor, **texts: Tensor) -> SimpleNamespace:
         ids, mask, report = texts["token_ids"], texts["token_mask"], texts["report_row"]
-        features, logits, patches = self.encode_images(image, view, ids, mask, texts["context_row"])
-        pooled = torch.cat([self.encode_texts(ids, mask), torch.zeros(1, WIDTH)])
+        features, logits, patches = self.image_tensors(image, view, ids, mask, texts["context_row"])
+        pooled = torch.cat([self.text_tensors(ids, mask), torch.zeros(1, WIDTH)])
         return SimpleNamespace(
             image_features=features,
             image_logits=logits,

@@ -58,16 +58,16 @@ def test_variants_as_worked_out_alone(shards: Splits, encoded: Encoded) -> None:
                 ids = torch.tensor([sample.context])
                 context = [ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([0])]
             wanted = {
-                "context": model.encode_images(image, view, *context),
-                "no_context": model.encode_images(image, view),
-                "blind": model.encode_images(grey, view, *context),
+                "context": model.image_tensors(image, view, *context),
+                "no_context": model.image_tensors(image, view),
+                "blind": model.image_tensors(grey, view, *context),
             }
             for name, (features, logits, _) in wanted.items():
                 np.testing.assert_allclose(encoded.image_features[name][i], features[0], atol=1e-6)
                 np.testing.assert_allclose(encoded.image_logits[name][i], logits[0], atol=1e-5)
             if sample.report is not None:
                 ids = torch.tensor([sample.report])
-                text = model.encode_texts(ids, torch.ones_like(ids, dtype=torch.bool))[0]
+                text = model.text_tensors(ids, torch.ones_like(ids, dtype=torch.bool))[0]
                 np.testing.assert_allclose(encoded.text_features[i], text, atol=1e-6)
             assert encoded.has_report[i] == (sample.report is not None)
 
@@ -95,7 +95,7 @@ def test_gaze_rows_are_the_sentences_without_the_paragraph(shards: Splits, encod
                 sentence = number[segment.reading] = number.get(segment.reading, -1) + 1
                 assert (rows.sample_id[at], rows.reading[at], rows.sentence[at]) == (i, segment.reading, sentence)
                 ids = torch.tensor([segment.ids])
-                features.append(model.encode_texts(ids, torch.ones_like(ids, dtype=torch.bool))[0])
+                features.append(model.text_tensors(ids, torch.ones_like(ids, dtype=torch.bool))[0])
                 predicted = torch.softmax(5.0 * features[-1] @ patches[i].T, -1)
                 np.testing.assert_allclose(rows.predicted[at], predicted, atol=1e-6)
                 np.testing.assert_allclose(rows.truth[at], segment.gaze)

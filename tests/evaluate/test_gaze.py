@@ -33,6 +33,16 @@ def test_js_by_hand() -> None:
     assert gaze.js(row(1, 0), row(0.5, 0.5))[0] == pytest.approx(wanted)
 
 
+def test_the_truth_may_be_in_grey_levels() -> None:
+    predicted, truth, dwell = random_maps(0, 4, 16), random_maps(1, 4, 16), random_maps(2, 4, 16)
+    truth[3] = 0  # a row without a map stays one
+    levels = truth * np.array([[255], [1], [17], [255]]) / truth.max(1, keepdims=True, initial=1e-3)
+    values, wanted = gaze.per_sentence(predicted, levels, dwell), gaze.per_sentence(predicted, truth, dwell)
+    for name in gaze.NAMES:
+        np.testing.assert_allclose(values[name], wanted[name], err_msg=name)
+    assert gaze.js(row(0.5, 0.5, 0, 0), row(40, 40, 0, 0))[0] == pytest.approx(0.0, abs=1e-15)
+
+
 def test_nss_by_hand() -> None:
     # S = (4, 2, 2, 0)/8: mean 2/8, deviation sqrt(2)/8, z = (sqrt 2, 0, 0, -sqrt 2)
     s = row(0.5, 0.25, 0.25, 0.0)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from cogaze.data.gaze import Crop
 from cogaze.data.sample import build_sample
-from cogaze.evaluate import EvaluationError, suite
+from cogaze.evaluate import EvaluationError, examples, suite
+from tests.data.fakes import make_raw
 from tests.evaluate.fakes import FakeModel, Splits, settings, tokenizer_of
 
 HEADLINE = {
@@ -89,6 +91,30 @@ def test_center_bias_is_the_mean_sentence_map_of_the_training_split(shards: Spli
     for raw in (nothing := Training()).samples:
         raw.meta["readings"] = []
     assert suite.center_bias_map(config, nothing, tokenizer, "test") == (None, 0)  # type: ignore[arg-type]
+
+
+def test_maps_in_grey_levels_are_evaluated_as_distributions(shards: Splits) -> None:
+    config, tokenizer = settings(), tokenizer_of(shards)
+    config.data.gaze_maps = "rendered"
+    mean, count = suite.center_bias_map(config, shards, tokenizer, "train")  # type: ignore[arg-type]
+    assert count > 3
+    assert mean is not None
+    assert mean.sum() == pytest.approx(1.0)
+    results = suite.evaluate_all(FakeModel(), config, shards, tokenizer, "test", "cpu", tasks=("gaze",))  # type: ignore[arg-type]
+    assert results["gaze_examples"]["truth"].max() > 10
+    for name in ("model", "uniform", "center_bias", "shuffled_sentences", "shuffled_images"):
+        assert 0 <= results["gaze"][name]["js"] <= np.log(2), name
+
+
+def test_the_page_counts_sentences_as_the_loader_does() -> None:
+    """The first sentence's drawn map is all background (four equal patches), so the second is number 0."""
+    looked = np.array([[0.5, 0.5, 0, 1, 0, 0], [0.75, 0.75, 1, 2, 0, 0]], np.float32)
+    spoken = [{"text": "rib", "start": 0.0, "end": 1.0}, {"text": "clear", "start": 1.0, "end": 2.0}]
+    raw = make_raw(gaze={0: looked}, readings=[{"id": "r", "reader": "a", "sentences": spoken}])
+    config = settings()
+    assert [examples._sentence(raw, 0, n, Crop(), config)[0] for n in range(3)] == ["rib", "clear", None]
+    config.data.gaze_maps = "rendered"
+    assert [examples._sentence(raw, 0, n, Crop(), config)[0] for n in range(3)] == ["clear", None, None]
 
 
 def test_a_given_center_map_is_used(shards: Splits) -> None:

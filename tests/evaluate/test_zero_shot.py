@@ -50,7 +50,7 @@ def test_every_prompt_is_encoded_in_every_frame(tmp_path: Path) -> None:
     seen: list[str] = []
 
     class Listener:
-        def encode_texts(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        def text_tensors(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             seen.extend(tokenizer.decode(row[m], skip_special_tokens=True) for row, m in zip(ids, mask, strict=True))
             return torch.eye(len(ids))
 

@@ -1,62 +1,88 @@
-"""The contrastive loss against Eq. 2-4 written out in float64 numpy."""
+"""The contrastive loss against Eq. 2-4, in layouts a batch can have and in some that it should not."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cogaze.losses.contrastive import contrastive_sum
 
+from . import formulas
 
-def by_the_paper(image: np.ndarray, text: np.ndarray, scale: float, key: np.ndarray, has: np.ndarray) -> float:
-    """Sum over rows; an image without a report is neither row nor column."""
-    image, text, key = image[has], text[has], key[has]
-    loss = 0.0
-    for i in range(len(key)):
-        p = np.array([key[j] == key[i] for j in range(len(key))], dtype=float)
-        p /= p.sum()
-        for a, b in ((image, text), (text, image)):
-            s = np.array([scale * (a[i] @ b[j]) for j in range(len(key))])
-            log_q = s - s.max() - np.log(np.exp(s - s.max()).sum())
-            loss -= 0.5 * (p * log_q).sum()
-    return loss
+STUDIES = ("one", "distinct", "mixed", "pairs")
+REPORTS = ("all", "some", "none", "only one")
+FEATURES = ("random", "all equal", "images equal", "opposite")
 
 
-def unit_rows(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
-    x = rng.normal(size=(rows, width))
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
+def draw(seed: int, rows: int, studies: str, reports: str, features: str) -> tuple[np.ndarray, ...]:
+    """image, text (rows,5) of length 1, study int64 and has_report."""
+    rng = np.random.default_rng(seed)
+    image, text = rng.normal(size=(2, rows, 5))
+    if features == "all equal":  # every score is a tie
+        image, text = np.ones((rows, 5)), np.ones((rows, 5))
+    elif features == "images equal":
+        image = np.ones((rows, 5))
+    elif features == "opposite":  # each image as far from its own report as can be
+        image = -text
+    image, text = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (image, text))
+    study = {
+        "one": np.zeros(rows, int),
+        "distinct": np.arange(rows),
+        "mixed": rng.integers(0, 3, rows),
+        "pairs": np.arange(rows) // 2,
+    }[studies]
+    has = {
+        "all": np.ones(rows, bool),
+        "none": np.zeros(rows, bool),
+        "some": rng.random(rows) < 0.6,
+        "only one": np.arange(rows) == rng.integers(rows),
+    }[reports]
+    # ids that differ only in their last bits: equality must be tested on integers
+    return image, text, study + 2**62, has
 
 
-@settings(max_examples=60, deadline=None)
+def value(
+    image: np.ndarray, text: np.ndarray, scale: float, study: np.ndarray, has: np.ndarray, positives: Any, dtype: Any
+) -> tuple[float, list[torch.Tensor]]:
+    """The package's loss and its gradients with respect to image, text and scale."""
+    inputs = [torch.tensor(x, dtype=dtype, requires_grad=True) for x in (image, text, [scale])]
+    loss = contrastive_sum(*inputs, torch.from_numpy(study), torch.from_numpy(has), positives)
+    return loss.item(), list(torch.autograd.grad(loss, inputs))
+
+
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rows=st.integers(1, 9),
-    studies=st.sampled_from(["one", "distinct", "mixed"]),
-    reports=st.sampled_from(["all", "some", "none"]),
+    studies=st.sampled_from(STUDIES),
+    reports=st.sampled_from(REPORTS),
+    features=st.sampled_from(FEATURES),
     positives=st.sampled_from(["study", "self"]),
-    scale=st.sampled_from([1.0, 1 / 0.07, 100.0]),
+    scale=st.sampled_from([0.0, 1.0, 1 / 0.07, 80.0, 100.0, 1e4]),  # scores between -scale and scale
 )
-def test_equals_the_paper(seed: int, rows: int, studies: str, reports: str, positives: str, scale: float) -> None:
-    rng = np.random.default_rng(seed)
-    image, text = unit_rows(rng, rows, 5), unit_rows(rng, rows, 5)
-    # ids that differ only in their last bits: equality must be tested on integers
-    study = {"one": np.zeros(rows, int), "distinct": np.arange(rows), "mixed": rng.integers(0, 3, rows)}[
-        studies
-    ] + 2**62
-    has = {"all": np.ones(rows, bool), "none": np.zeros(rows, bool), "some": rng.random(rows) < 0.6}[reports]
-    got = contrastive_sum(
-        torch.from_numpy(image),
-        torch.from_numpy(text),
-        torch.tensor([scale], dtype=torch.float64),
-        torch.from_numpy(study),
-        torch.from_numpy(has),
-        positives,  # type: ignore[arg-type]
-    )
+@example(0, 6, "distinct", "all", "opposite", "study", 1e4)
+@example(0, 6, "one", "all", "random", "study", 100.0)
+@example(0, 6, "mixed", "none", "random", "study", 100.0)
+def test_equals_the_paper(
+    seed: int, rows: int, studies: str, reports: str, features: str, positives: str, scale: float
+) -> None:
+    image, text, study, has = draw(seed, rows, studies, reports, features)
     key = study if positives == "study" else np.arange(rows)
-    assert got.item() == pytest.approx(by_the_paper(image, text, scale, key, has), rel=1e-12, abs=1e-12)
+    got, gradients = value(image, text, scale, study, has, positives, torch.float64)
+    # scores of size s carry an error of s x 1e-16 into a loss that may itself be 0
+    assert got == pytest.approx(formulas.contrastive(image, text, scale, key, has), rel=1e-10, abs=1e-12 * (1 + scale))
+    assert all(torch.isfinite(g).all() for g in gradients)
+
+    image, text, scale = image.astype(np.float32), text.astype(np.float32), float(np.float32(scale))
+    expected = formulas.contrastive(image.astype(float), text.astype(float), scale, key, has)
+    got, gradients = value(image, text, scale, study, has, positives, torch.float32)
+    assert got == pytest.approx(expected, rel=1e-5, abs=2e-7 * (1 + scale) * rows)
+    assert all(torch.isfinite(g).all() for g in gradients)
 
 
 def test_hand_worked() -> None:
@@ -68,15 +94,43 @@ def test_hand_worked() -> None:
     assert loss.item() == pytest.approx(2 * np.log(4 / 3))
     shared = contrastive_sum(eye, eye, scale, torch.tensor([5, 5]), both)  # both texts are positives, half each
     assert shared.item() == pytest.approx(-np.log(3 / 4) - np.log(1 / 4))
+    formula = formulas.contrastive(np.eye(2), np.eye(2), np.log(3.0), np.array([5, 5]), np.ones(2, bool))
+    assert formula == pytest.approx(-np.log(3 / 4) - np.log(1 / 4))
 
 
-def test_gradient() -> None:
-    g = torch.Generator().manual_seed(1)
-    image, text = torch.randn(2, 5, 3, dtype=torch.float64, generator=g)
+@pytest.mark.parametrize("positives", ["study", "self"])
+@pytest.mark.parametrize(
+    ("rows", "studies", "reports", "features"),
+    [
+        (5, "mixed", "some", "random"),
+        (4, "one", "all", "random"),
+        (5, "pairs", "all", "random"),
+        (4, "distinct", "only one", "random"),
+        (3, "mixed", "none", "random"),
+        (1, "one", "all", "random"),
+        (4, "mixed", "all", "all equal"),
+        (4, "distinct", "all", "opposite"),
+    ],
+)
+def test_gradient(rows: int, studies: str, reports: str, features: str, positives: Any) -> None:
+    image, text, study, has = (torch.from_numpy(x) for x in draw(1, rows, studies, reports, features))
     scale = torch.tensor([2.0], dtype=torch.float64)
-    study, has = torch.tensor([1, 1, 2, 3, 3]), torch.tensor([True, True, True, False, True])
     inputs = [x.requires_grad_() for x in (image, text, scale)]
-    assert torch.autograd.gradcheck(lambda i, t, s: contrastive_sum(i, t, s, study, has), inputs)
+    assert torch.autograd.gradcheck(lambda i, t, s: contrastive_sum(i, t, s, study, has, positives), inputs)
+
+
+def test_extreme_scores_by_hand() -> None:
+    """Both pairs crossed at scale 1e4: the own text has probability exp(-2e4); a row's loss is 2e4, its gradient 2."""
+    image = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], requires_grad=True)
+    text = (-image).detach()
+    scale = torch.tensor([1e4], requires_grad=True)
+    loss = contrastive_sum(image, text, scale, torch.tensor([0, 1]), torch.ones(2, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == pytest.approx(4e4)
+    assert scale.grad is not None
+    assert image.grad is not None
+    assert scale.grad.tolist() == [4.0]  # d loss / d scale = sum over rows of (wrong - right score) / scale
+    assert image.grad.tolist() == [[2e4, 0.0], [-2e4, 0.0]]
 
 
 def test_no_report_is_zero_with_a_gradient() -> None:

@@ -14,6 +14,7 @@ from cogaze.config import LossConfig
 from cogaze.model import CoGazeOutput
 
 from ..model.tiny import PATCHES, random_batch
+from . import formulas
 
 WEIGHTS = torch.linspace(0.5, 1.5, 14, dtype=torch.float64)
 
@@ -48,6 +49,63 @@ def test_counts() -> None:
     assert counts.dtype == torch.float64
     batch.gaze[batch.segment_image == 2] = 0
     assert losses.local_counts(batch, LossConfig()).tolist() == [3, 8, 3, 3]
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "self positives": {"contrastive": {"positives": "self"}, "disease": {"gamma": 0.5}, "gaze": {"rho": 1}},
+    "weighted": {"contrastive": {"weight": 0.5}, "disease": {"weight": 3}, "gaze": {"weight": 7}},
+    "released": {
+        "disease": {"gamma": 0},
+        "gaze": {"transcript_to_patch": 0.2, "groups": "image", "transposed": "remasked", "epsilon": 1e-8},
+    },
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"reports": "all", "gaze": "all"},
+        {"studies": 1},
+        {"images": 1, "reports": "all", "gaze": "all"},
+        {"gaze": "none"},
+        {"reports": "none"},
+    ],
+    ids=str,
+)
+def test_terms_equal_the_formulas(name: str, how: dict[str, Any]) -> None:
+    """Each term is the formula's sum over how much there is of it; 0 where there is nothing."""
+    config, batch = LossConfig.model_validate(SETTINGS[name]), random_batch(6, **how)
+    out, rows = outputs(batch), len(batch.study)
+    counts = losses.local_counts(batch, config)
+    terms = losses.total(out, batch, counts, config, WEIGHTS)
+
+    v: dict[str, Any] = {n: value.detach().numpy() for n, value in out.items()}
+    has, known, labels = (batch.report_row >= 0).numpy(), batch.labels_known.numpy(), batch.labels.numpy()
+    key = batch.study.numpy() if config.contrastive.positives == "study" else torch.arange(rows).numpy()
+    features = v["image_features"], v["text_features"], v["logit_scale"].item()
+    contrastive = formulas.contrastive(*features, key, has) / max(has.sum(), 1)
+    disease = 0.0
+    for logits, mask in ((v["image_logits"], known), (v["text_logits"], known & has[:, None])):
+        value = formulas.focal(logits, labels, mask, WEIGHTS.numpy(), config.disease.gamma)
+        disease += value / max(mask.sum(), 1) / 2
+    spoken = v["segment_features"], v["patch_features"], v["gaze_scale"].item()
+    looked = (x.numpy() for x in (batch.gaze.double(), batch.segment_image, batch.segment_reading))
+    gaze, groups = formulas.gaze(*spoken, *looked, **config.gaze.model_dump(exclude={"weight"}))
+    gaze /= max(groups, 1)
+
+    assert counts.tolist() == [has.sum(), known.sum(), (known & has[:, None]).sum(), groups]
+    assert (terms.contrastive.item(), terms.disease.item(), terms.gaze.item()) == (
+        pytest.approx(contrastive, rel=1e-10),
+        pytest.approx(disease, rel=1e-10),
+        pytest.approx(gaze, rel=1e-10),
+    )
+    weights = config.contrastive.weight, config.disease.weight, config.gaze.weight
+    assert terms.total.item() == pytest.approx(
+        weights[0] * contrastive + weights[1] * disease + weights[2] * gaze, rel=1e-10
+    )
 
 
 def test_terms_are_sums_over_global_counts() -> None:

@@ -23,10 +23,11 @@ def test_from_settings() -> None:
     assert (text.vocab_size, text.hidden_size, text.intermediate_size, text.pad_token_id) == (40, 8, 16, 3)
     assert (text.hidden_dropout_prob, text.attention_probs_dropout_prob) == (0.25, 0.25)
     assert text.max_position_embeddings == config.max_tokens == 16
-    assert (config.width, config.patches, config.num_views) == (12, PATCHES, len(VIEWS))
+    assert (config.width, config.patches, config.views) == (12, PATCHES, list(VIEWS))
     assert config.vision_trainable == 1
     assert config.perceiver == {
-        "latents": 3, "depth": 2, "heads": 2, "head_dim": 4, "ff_mult": 2, "final_norm": False
+        "latents": 3, "depth": 2, "heads": 2, "head_dim": 4, "ff_mult": 2, "final_norm": False,
+        "read_cls": False, "mask_padding": True,
     }  # fmt: skip
     assert config.id2label == dict(enumerate(OBSERVATIONS))
     assert config.num_labels == 14

@@ -1,0 +1,1 @@
+"""Our model and losses against numbers that the released code gave: `python -m tests.parity FILE`."""
