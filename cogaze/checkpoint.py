@@ -1,29 +1,29 @@
-"""Checkpoints: a folder written aside and renamed into place, complete or absent.
+"""Checkpoints: what a folder holds, which one is taken, and what it fits. `cogaze.saving` writes them.
 
     RUN/checkpoints/step-00000500/   model.safetensors config.json   weights as `CoGazeModel.from_pretrained` reads them
                                      config.yaml tokenizer/          so the folder serves without its run
-                                     state/                          optimizer state, or ZeRO's partitions
+                                     state/                          optimizer: torch.distributed.checkpoint, or ZeRO's
                                      trainer.json                    step, evaluation history, metrics offset, ...
                                      files.json                      sha256 and size of every file above
-    RUN/checkpoints/latest           name of the newest folder
+    RUN/checkpoints/latest, best     names of the newest folder and of the best one by train.keep_best
 
-The order of data and the generators are functions of (seed, step), so a step number restores both.
+A folder is complete or absent. The order of data and the generators are functions of (seed, step), so a step number
+restores both. `state/` is unpickled on resume: continue only runs you trust. Evaluation and export never open it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from dataclasses import asdict, dataclass, field
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors.torch import load_file
 
-from . import dist
-from .config import Config, dump, load
+from .config import Config, ConfigError, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,15 +31,18 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .model import CoGazeModel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # for evaluation and export; 1 had another optimizer file
 
-# What may differ between the run that wrote a checkpoint and the one that resumes it.
+# What may differ between the run that wrote a checkpoint and the one that resumes it. Three are compared by content
+# instead: the shards through their manifest, encoders through their weights, the strategy as it came out in the end.
 _FREE_SECTIONS = ("tracking", "page", "eval")
 _FREE_KEYS = {
-    "run": ("dir", "name", "nproc", "threads"),
-    "data": ("workers", "prefetch", "shards"),  # the shards are compared by content, through the manifest digest
-    "train": ("micro_batch", "log_every", "save_every", "keep_last", "resume", "timeout_minutes"),
-}
+    "run.dir", "run.name", "run.nproc", "run.threads", "data.workers", "data.prefetch", "data.shards",
+    "model.vision.pretrained", "model.text.pretrained", "train.strategy", "train.micro_batch", "train.log_every",
+    "train.save_every", "train.keep_last", "train.keep_every", "train.keep_best", "train.resume",
+    "train.timeout_minutes",
+}  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -57,7 +60,11 @@ class TrainerState:
     eval_history: list[dict[str, float]] = field(default_factory=list)
     metrics_offset: int = 0  # bytes of metrics.jsonl that belong to the steps done
     tracking_run: str | None = None
+    best: dict[str, Any] | None = None  # metric, value and step of the checkpoint that train.keep_best keeps
     manifest_digest: str = ""
+    frozen_source: str | None = None  # where the frozen encoder came from
+    frozen_sha256: str = ""  # of its weights; "" where all weights are trained
+    strategy: str = "ddp"  # or zero0 ... zero3
     world_size: int = 1
     seconds: float = 0.0  # training time on the clock that pauses for evaluation and saving
     schema_version: int = SCHEMA_VERSION
@@ -65,38 +72,6 @@ class TrainerState:
 
 def folder_name(step: int) -> str:
     return f"step-{step:08d}"
-
-
-# ------------------------------------------------------------------------------------------------ writing
-def save(engine: Engine, tokenizer: PreTrainedTokenizerFast, state: TrainerState, run: Path, config: Config) -> Path:
-    """Write the checkpoint of `state.step`; called by all ranks, returns its folder on all of them."""
-    final = run / "checkpoints" / folder_name(state.step)
-    aside = final.with_name(f".{final.name}.partial")
-    if dist.rank() == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        (aside / "state").mkdir(parents=True)
-    dist.barrier()
-    engine.save_state(aside / "state")
-    if dist.rank() == 0:
-        weights = engine.model.state_dict()
-        trained = {name for name, p in engine.model.named_parameters() if p.requires_grad}
-        buffers = {name for name, _ in engine.model.named_buffers()}
-        kept = {name: w.contiguous() for name, w in weights.items() if name in trained | buffers}
-        save_file(kept, aside / "model.safetensors", metadata={"format": "pt"})
-        engine.model.config.save_pretrained(aside)
-        tokenizer.save_pretrained(aside / "tokenizer")
-        (aside / "config.yaml").write_text(dump(config), encoding="utf-8")
-        (aside / "trainer.json").write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-    dist.barrier()  # every rank's part is on disk
-    if dist.rank() == 0:
-        listing = {str(p.relative_to(aside)): fingerprint(p) for p in sorted(aside.rglob("*")) if p.is_file()}
-        (aside / "files.json").write_text(json.dumps(listing, indent=1), encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside, final)
-        _write_latest(run, final.name)
-        _forget_old(run, config.train.keep_last)
-    dist.barrier()
-    return final
 
 
 def fingerprint(path: Path) -> dict[str, Any]:
@@ -108,35 +83,35 @@ def fingerprint(path: Path) -> dict[str, Any]:
     return {"sha256": digest.hexdigest(), "bytes": path.stat().st_size}
 
 
-def _write_latest(run: Path, name: str) -> None:
-    aside = run / "checkpoints" / ".latest.partial"
-    aside.write_text(name + "\n", encoding="utf-8")
-    os.replace(aside, run / "checkpoints" / "latest")
-
-
-def _forget_old(run: Path, keep: int) -> None:
-    for old in _complete_folders(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-
-
 # ------------------------------------------------------------------------------------------------ finding
-def _complete_folders(run: Path) -> list[Path]:
-    """Checkpoint folders in place, oldest first (a partial one has a leading dot and is never listed)."""
+def complete_folders(run: Path) -> list[Path]:
+    """Checkpoint folders in place, oldest first (an unfinished one has a leading dot and is never listed)."""
     return sorted(p for p in (run / "checkpoints").glob("step-*") if (p / "files.json").is_file())
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def named(run: Path, pointer: str) -> Path | None:
+    """The folder that the file `latest` or `best` names; None where there is no such file or folder."""
+    try:
+        name = (run / "checkpoints" / pointer).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return next((folder for folder in complete_folders(run) if folder.name == name), None)
 
 
 def newest(run: Path, report: Any = print) -> Path | None:
     """The newest sound checkpoint of a run: the one `latest` names, else the newest whose files are all as written.
 
-    A damaged one is passed over, and said so through `report`. Called on one rank; the choice is broadcast.
+    What `latest` says wrongly and what is damaged is passed over, and said so through `report`. Folders beyond `latest`
+    (training went back before them) come last. Called on one rank; the choice is broadcast.
     """
-    folders = _complete_folders(run)
-    try:
-        named = run / "checkpoints" / (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        named = None
-    ordered = sorted(folders, key=lambda p: (p == named, p.name), reverse=True)
-    for folder in ordered:
+    folders, latest = complete_folders(run), named(run, "latest")
+    if folders and latest is None:
+        report(f"{run / 'checkpoints' / 'latest'} names no checkpoint; taking the newest intact one")
+    for folder in sorted(folders, key=lambda p: (latest is None or p.name <= latest.name, p.name), reverse=True):
         faults = damage(folder)
         if not faults:
             return folder
@@ -165,38 +140,87 @@ def read_state(folder: Path) -> TrainerState:
     try:
         tree = json.loads((folder / "trainer.json").read_text(encoding="utf-8"))
         version = tree.get("schema_version")
-        if version != SCHEMA_VERSION:
+        if version not in READABLE:
             raise CheckpointError(f"{folder}: checkpoint schema {version}, this code reads {SCHEMA_VERSION}")
         return TrainerState(**tree)
-    except (OSError, TypeError, json.JSONDecodeError) as error:
+    except (OSError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder}: trainer.json cannot be read ({error})") from None
 
 
-def resume(engine: Engine, folder: Path, config: Config, manifest_digest: str) -> TrainerState:
+def resume(engine: Engine, folder: Path, config: Config, now: TrainerState) -> TrainerState:
     """Weights, optimizer and trainer state from a checkpoint; called by all ranks.
 
-    Raises CheckpointError when configuration, data or (under ZeRO) the world size do not fit.
+    now: the state that training would start from without it, whose data, encoder, strategy and ranks it must fit.
+    Raises CheckpointError that names what differs, with both values.
     """
     state = read_state(folder)
-    differing = differences(load(folder / "config.yaml"), config)
+    _refuse_misfits(folder, state, config, now)
+    if state.strategy != "zero3":  # whose parameters lie in parts, which DeepSpeed reads by itself
+        load_weights(engine.model, folder)
+    if engine.deepspeed:
+        engine.load_state(folder / "state")
+    else:
+        _load_optimizer(engine, folder / "state")
+    state.world_size = now.world_size
+    if state.best is not None and state.best["metric"] != config.train.keep_best:
+        state.best = None  # another metric is asked for: the best by it is yet to come
+    return state
+
+
+def _refuse_misfits(folder: Path, state: TrainerState, config: Config, now: TrainerState) -> None:
+    if state.schema_version != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{folder}: checkpoint schema {state.schema_version}, this code goes on from {SCHEMA_VERSION} only (it can "
+            "evaluate and export this one); finish the run with the version that began it"
+        )
+    try:
+        differing = differences(load(folder / "config.yaml"), config)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} was written by another version of cogaze: {error}") from None
     if differing:
         raise CheckpointError(
             f"{folder} was written with another configuration: {'; '.join(differing)}. Restore these values, or start "
             "anew with another run.dir or train.resume=never"
         )
-    if state.manifest_digest != manifest_digest:
+    if state.manifest_digest != now.manifest_digest:
         raise CheckpointError(
-            f"{folder} was trained on other shards (manifest {state.manifest_digest[:12]}, now "
-            f"{manifest_digest[:12]}); point data.shards at the same build"
+            f"{folder} was trained on other shards: manifest {state.manifest_digest[:12]} -> "
+            f"{now.manifest_digest[:12]}; point data.shards at the same build"
         )
-    if engine.deepspeed and state.world_size != dist.world():
+    refuse_encoder(folder, state, now.frozen_source, now.frozen_sha256)
+    if state.strategy != now.strategy:
+        raise CheckpointError(
+            f"{folder} was written under another strategy: train.strategy: {state.strategy} -> {now.strategy}"
+        )
+    if state.strategy != "ddp" and state.world_size != now.world_size:
         raise CheckpointError(
             f"{folder} was written by {state.world_size} ranks under ZeRO and opens at that number only; now "
-            f"{dist.world()}"
+            f"{now.world_size}"
         )
-    load_weights(engine.model, folder)
-    engine.load_state(folder / "state")
-    return state
+
+
+def refuse_encoder(folder: Path, state: TrainerState, source: str | None, sha256: str) -> None:
+    """Raises CheckpointError where the frozen encoder is not, bit by bit, the one the checkpoint was trained beside."""
+    if state.frozen_sha256 != sha256:
+        raise CheckpointError(
+            f"{folder} was trained beside another frozen encoder: model.vision.pretrained: {state.frozen_source} -> "
+            f"{source}, sha256 {state.frozen_sha256[:12] or 'none'} -> {sha256[:12] or 'none'}; load the weights it had"
+        )
+
+
+def frozen_digest(model: Any) -> str:
+    """sha256 of the parameters that are not trained, with their names, types and shapes; "" where all are.
+
+    Take it before ZeRO-3 spreads the parameters over ranks. Masked-image pretraining's token, never used, is left out.
+    """
+    digest, any_frozen = hashlib.sha256(), False
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad or name.endswith(".mask_token"):
+            continue
+        any_frozen = True
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}\n".encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest() if any_frozen else ""
 
 
 def differences(written: Config, now: Config) -> list[str]:
@@ -206,14 +230,39 @@ def differences(written: Config, now: Config) -> list[str]:
 
 
 def _fixed(config: Config) -> dict[str, Any]:
+    """Every setting that may not differ, by its full name."""
     flat: dict[str, Any] = {}
-    for section, values in config.model_dump(mode="json").items():
-        if section in _FREE_SECTIONS:
-            continue
-        for key, value in values.items():
-            if key not in _FREE_KEYS.get(section, ()):
-                flat[f"{section}.{key}"] = value
+
+    def walk(tree: dict[str, Any], prefix: str) -> None:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            elif f"{prefix}{key}" not in _FREE_KEYS:
+                flat[f"{prefix}{key}"] = value
+
+    walk(config.model_dump(mode="json", exclude=set(_FREE_SECTIONS)), "")
     return flat
+
+
+def _load_optimizer(engine: Engine, folder: Path) -> None:
+    """What `saving.optimizer_tensors` gave, into the optimizer. Every rank reads all of it, whatever their number."""
+    import torch.distributed.checkpoint as dcp
+
+    reader = dcp.FileSystemReader(folder)
+    stored: dict[str, Any] = reader.read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in stored.items()}
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # no_dist says so at every call
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)  # without accelerate's wrapper
+    names = {parameter: name for name, parameter in engine.model.named_parameters()}
+    places = {names[p]: i for i, p in enumerate(p for group in inner.param_groups for p in group["params"])}
+    slots: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        slot, _, name = key.partition("/")
+        if name not in places:
+            raise CheckpointError(f"{folder}: optimizer state of {name}, which this model does not train")
+        slots.setdefault(places[name], {})[slot] = value
+    inner.load_state_dict({"state": slots, "param_groups": inner.state_dict()["param_groups"]})
 
 
 def load_weights(model: Any, folder: Path) -> None:
@@ -245,10 +294,8 @@ def load_for_evaluation(
     folder with all weights that `cogaze export` or `cogaze import-weights` wrote.
 
     `untrained`: the same model with the weights its run started from, for a figure to compare with.
-    Raises CheckpointError when there is none.
+    Raises CheckpointError when there is none, or when the frozen encoder is no longer the one it was trained beside.
     """
-    import torch
-
     from .data.text import load_tokenizer
     from .model import CoGazeConfig, CoGazeModel
 
@@ -277,4 +324,7 @@ def load_for_evaluation(
     )
     if not untrained:
         load_weights(model, folder)
+        state = read_state(folder)
+        if vision is not None and state.frozen_sha256:
+            refuse_encoder(folder, state, vision, frozen_digest(model))
     return model.eval(), config, load_tokenizer(str(folder / "tokenizer"))

@@ -9,6 +9,7 @@ dispatches from rank 0, an accelerated scheduler steps num_processes times).
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import sys
@@ -29,16 +30,16 @@ if TYPE_CHECKING:
 
 
 def zero_stage(config: Config) -> int | None:
-    """ZeRO stage (1 or 2) asked for by `train.strategy`, or by the launcher when it is auto; None means DDP.
+    """ZeRO stage (0 to 3) asked for by `train.strategy`, or by the launcher when it is auto; None means DDP.
 
-    Raises ConfigError for a stage of the launcher that training does not support.
+    Raises ConfigError for a stage of the launcher that there is not.
     """
     if config.train.strategy.startswith("zero"):
         return int(config.train.strategy.removeprefix("zero"))
     if config.train.strategy == "auto" and os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         stage = int(_launcher_deepspeed().get("stage", os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", 2)))
-        if stage not in (1, 2):
-            raise ConfigError(f"the accelerate config asks for ZeRO stage {stage}; supported are 1 and 2")
+        if stage not in range(4):
+            raise ConfigError(f"the accelerate config asks for ZeRO stage {stage}; there are 0 to 3")
         return stage
     return None
 
@@ -150,7 +151,10 @@ class Engine:
         self.model = model
         # accelerate calls a rank's CPU "cpu:0", a name torch.load does not know
         self.device = accelerator.device if accelerator.device.type != "cpu" else torch.device("cpu")
-        self.deepspeed = zero_stage(config) is not None
+        self.stage = zero_stage(config)
+        self.deepspeed = self.stage is not None
+        # ZeRO-3 leaves a rank with parts of the weights, and its hooks serve `forward` alone: evaluation has a copy
+        self.twin = copy.deepcopy(model).requires_grad_(False) if self.stage == 3 else None
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
 
@@ -158,10 +162,20 @@ class Engine:
         """CoGazeOutput of one micro-batch on the device, under autocast when the precision asks for it."""
         return self.wrapped(**batch.model_inputs())
 
-    def evaluate(self, batch: Batch) -> Any:
-        """Forward without gradient through the bare module: ZeRO 1 and 2 keep whole weights on every rank."""
-        with torch.no_grad(), self.autocast():
-            return self.model(**batch.model_inputs())
+    def whole(self) -> CoGazeModel:
+        """The bare model with all weights of this moment on every rank, to evaluate or to save; called by all ranks.
+
+        Under ZeRO-3 a copy of its own, brought up to date one parameter at a time.
+        """
+        if self.twin is None:
+            return self.model
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with torch.no_grad():
+            for mine, part in zip(self.twin.parameters(), self.model.parameters(), strict=True):
+                with GatheredParameters([part]):
+                    mine.copy_(part)
+        return self.twin
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """bf16 autocast on this device, or nothing."""
@@ -188,6 +202,9 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self.deepspeed:
+            if not self._finite():
+                self.discard()
+                return float("nan")
             self.wrapped.step()  # clips by itself, to optim.clip_norm
             norm = self.wrapped.get_global_grad_norm()
             return float(norm) if norm is not None else float("nan")
@@ -196,6 +213,16 @@ class Engine:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
+
+    def _finite(self) -> bool:
+        """Whether the reduced gradients are finite on all ranks: DeepSpeed would apply them whatever they are."""
+        if self.stage == 0:
+            own = [p.grad for p in self.parameters if p.grad is not None]
+        else:  # this rank's parts, by parameter group
+            groups = self.wrapped.optimizer.averaged_gradients.values()
+            own = [gradient for group in groups for gradient in group or () if gradient is not None]
+        bad = torch.stack([(~torch.isfinite(g)).any() for g in own]).any() if own else torch.tensor(False)
+        return bool(dist.all_max(bad.to(self.device, torch.float32)).item() == 0)
 
     def discard(self) -> None:
         """Forget the gradients of a step that will not be taken."""
@@ -206,24 +233,9 @@ class Engine:
             self.optimizer.zero_grad(set_to_none=True)
 
     def save_state(self, folder: Path) -> None:
-        """Optimizer state (and ZeRO's partitions) into `folder`; called by all ranks."""
-        if self.deepspeed:
-            self.wrapped.save_checkpoint(str(folder), tag="zero", exclude_frozen_parameters=True)
-        elif dist.rank() == 0:
-            inner = getattr(self.optimizer, "optimizer", self.optimizer)
-            torch.save(inner.state_dict(), folder / "optimizer.pt")
+        """DeepSpeed's optimizer state and partitions into `folder`; called by all ranks. (DDP's: `cogaze.saving`.)"""
+        self.wrapped.save_checkpoint(str(folder), tag="zero", exclude_frozen_parameters=True, save_latest=False)
 
     def load_state(self, folder: Path) -> None:
-        """The state `save_state` wrote. Weights of a DDP run come from model.safetensors, before this call.
-
-        Raises ValueError when the folder was written by another strategy.
-        """
-        written = "zero" if (folder / "zero").is_dir() else "ddp"
-        if (written == "zero") != self.deepspeed:
-            raise ValueError(f"{folder} was written under {written}; resume with the same train.strategy")
-        if self.deepspeed:
-            self.wrapped.load_checkpoint(str(folder), tag="zero", load_module_strict=False)
-        else:
-            state = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-            inner = getattr(self.optimizer, "optimizer", self.optimizer)
-            inner.load_state_dict(state)
+        """The state `save_state` wrote; called by all ranks."""
+        self.wrapped.load_checkpoint(str(folder), tag="zero", load_module_strict=False)

@@ -6,6 +6,7 @@ Nothing here touches the model or the ranks; `cogaze.train` feeds these helpers 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import resource
@@ -15,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+log = logging.getLogger("cogaze")
 
 
 class MetricsFileError(ValueError):
@@ -52,6 +55,23 @@ class Clock:
             self._paused_at = None
 
 
+def rates(
+    images: int, tokens: float, work: float, took: float, waited: float, ranks: int, peak: float | None
+) -> dict[str, float | None]:
+    """The speed of one step: `images`, text `tokens` and model FLOPs `work` of all ranks in `took` seconds.
+
+    `waited` of them went by before the data was there. `peak` is what one rank's device could do, FLOP/s; None, where
+    nobody knows, gives an mfu of None.
+    """
+    return {
+        "samples_per_s": images / took,
+        "tokens_per_s": tokens / took,
+        "data_wait": waited,
+        "data_wait_percent": 100 * waited / took,
+        "mfu": None if peak is None else work / (took * ranks * peak),
+    }
+
+
 def peak_memory_bytes() -> int:
     """Most memory held so far, in bytes: on the GPU where this process uses one, else resident memory."""
     torch = sys.modules.get("torch")  # a process that never imported torch holds nothing on a GPU
@@ -67,11 +87,13 @@ class MetricsFile:
 
     Opening the file drops a torn last line (a process killed while writing). Floats are written with `repr`'s digits,
     so that reading gives the same float64; NaN and infinities, which JSON does not know, are written as null.
+    A disk that is full or away is warned about once; the lines wait in memory until it takes them.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._waiting = b""
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         whole = _whole_lines(self.path.read_bytes())
         if whole != self.offset():
@@ -80,13 +102,25 @@ class MetricsFile:
     def append(self, line: Mapping[str, Any]) -> None:
         """Write one line; a reader never sees half of it except after a crash."""
         text = json.dumps(_finite(dict(line)), ensure_ascii=False, allow_nan=False)
-        rest = f"{text}\n".encode()
-        while rest:  # a short write happens on a full disk; the next one raises
-            rest = rest[os.write(self._fd, rest) :]
+        full = bool(self._waiting)
+        self._waiting += f"{text}\n".encode()
+        try:
+            self._write()
+        except OSError as error:
+            if not full:
+                log.warning("%s cannot be written (%s); its lines wait in memory", self.path, error.strerror)
+
+    def _write(self) -> None:
+        while self._waiting:  # a short write happens on a full disk; the next one raises
+            self._waiting = self._waiting[os.write(self._fd, self._waiting) :]
 
     def offset(self) -> int:
-        """Size in bytes, after everything is on the disk: what a checkpoint remembers."""
-        os.fsync(self._fd)
+        """Size in bytes, after everything is on the disk: what a checkpoint remembers. Raises OSError."""
+        try:
+            self._write()
+            os.fsync(self._fd)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from None
         return os.fstat(self._fd).st_size
 
     def truncate(self, offset: int) -> None:
@@ -147,10 +181,14 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
     "grad_norm": lambda v: f"grad {v:.3g}",
     "lr": lambda v: f"lr {v:.2e}",
     "logit_scale": lambda v: f"scale {v:.2f}",
+    "positives_per_row": lambda v: f"positives {v:.2f}",
+    "multi_positive_share": lambda v: f"{v:.0%} with several",
     "samples_per_s": lambda v: f"{v:.1f} samples/s",
+    "tokens_per_s": lambda v: f"{v:.0f} tokens/s",
     "data_wait": lambda v: f"wait {v * 1000:.0f} ms",
+    "data_wait_percent": lambda v: f"{v:.1f} % waited",
     "mfu": lambda v: f"MFU {v:.1%}",
-    "memory_bytes": lambda v: f"{v / 2**30:.1f} GiB",
+    "peak_memory_mib": lambda v: f"peak {v:.0f} MiB",
     "seconds": lambda v: f"{clock_face(v)} trained",
 }
 _SILENT = frozenset({"step", "total_steps", "event", "samples_seen", "gaze_scale"})
@@ -159,9 +197,8 @@ _SILENT = frozenset({"step", "total_steps", "event", "samples_seen", "gaze_scale
 def log_line(values: Mapping[str, Any]) -> str:
     """One readable line of a metrics.jsonl line: `step 120/2000 | epoch 1.50 | loss 3.1234 | …`.
 
-    Besides the keys of metrics.jsonl it knows `total_steps` and `memory_bytes`. `data_wait` and `seconds` are in
-    seconds. An evaluation line (`event: eval`) begins with `eval`. A value that is missing is left out, None shows
-    as `-`.
+    Besides the keys of metrics.jsonl it knows `total_steps`. `data_wait` and `seconds` are in seconds. An evaluation
+    line (`event: eval`) begins with `eval`. A value that is missing is left out, None shows as `-`.
     """
     head = f"step {values.get('step', '?')}" + (f"/{values['total_steps']}" if "total_steps" in values else "")
     parts = [f"{values['event']} {head}" if "event" in values else head]

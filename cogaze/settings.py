@@ -48,6 +48,11 @@ class DataConfig(Section):
     image_size: Count = Field(518, description="side of the square the model sees, px; a multiple of the patch size")
     group_by: Literal["study", "image"] = "study"
     shuffle_window: Count | None = Field(None, description="shards shuffled together; null = all")
+    gaze_per_batch: Count | None = Field(
+        None,
+        description="places of every global batch that gaze images fill in turn; that each image comes once an epoch "
+        "then holds of the other places alone. null: no quota",
+    )
     workers: Annotated[int, Field(ge=0)] = 4
     prefetch: Count = Field(4, description="micro-batches each worker prepares ahead")
     report_sections: list[Literal["findings", "impression"]] = Field(
@@ -166,6 +171,7 @@ class ModelConfig(Section):
 class ContrastiveConfig(Section):
     weight: Annotated[float, Field(ge=0)] = 1.0
     positives: Literal["study", "self"] = "study"
+    chunk: Count = Field(512, description="rows of the similarity matrix held at once; decides memory, not results")
 
 
 class DiseaseConfig(Section):
@@ -224,7 +230,7 @@ class TrainConfig(Section):
     micro_batch: Count = Field(80, description="images a rank holds at once; accumulation is derived")
     steps: Count | None = Field(None, description="optimizer steps; exactly one of steps and epochs")
     epochs: Positive | None = None
-    strategy: Literal["auto", "ddp", "zero1", "zero2"] = Field(
+    strategy: Literal["auto", "ddp", "zero0", "zero1", "zero2", "zero3"] = Field(
         "auto", description="auto follows the launcher (an accelerate config may ask for DeepSpeed), else ddp"
     )
     accumulation: Literal["cached", "plain"] = Field(
@@ -237,6 +243,10 @@ class TrainConfig(Section):
     log_every: Count = 10
     save_every: Count = 500
     keep_last: Count = 2
+    keep_every: Count | None = Field(None, description="checkpoints of every k-th step are saved and kept for good")
+    keep_best: str | None = Field(
+        None, description="name in the evaluation lines: the best checkpoint by it is kept, named in checkpoints/best"
+    )
     resume: Literal["auto", "never", "must"] = Field("auto", description="auto continues the run folder's newest")
     timeout_minutes: Positive = Field(30.0, description="process-group timeout: a dead rank ends the others")
 
@@ -283,6 +293,12 @@ class Config(Section):
             near = round(self.data.image_size / patch) * patch or patch
             raise ValueError(
                 f"data.image_size {self.data.image_size} is not a multiple of the patch size {patch}; try {near}"
+            )
+        quota, batch = self.data.gaze_per_batch or 0, self.train.global_batch
+        if quota >= batch:
+            raise ValueError(
+                f"data.gaze_per_batch {quota} leaves no place for the other images in train.global_batch {batch}; "
+                f"give at most {batch - 1}, or null"
             )
         padded = self.model.text.report_pooling == "padded_mean" or not self.model.perceiver.mask_padding
         if padded and self.text.buckets != "roles":

@@ -8,7 +8,7 @@ global batch. Both back ends average gradients over ranks; this file, and nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,9 @@ class StepResult:
     gaze_scale: float
     taken: bool  # False: a rank saw a non-finite loss or gradient and the update was left out
     stop: bool  # some rank has been asked to stop
+    positives_per_row: float  # mean number of positives of a row of the contrastive loss; 0 where there are no rows
+    multi_positive_share: float  # share of these rows with more than one
+    added_up: tuple[float, ...]  # sums over the ranks of what each gave as `add_up`
 
 
 def train_step(
@@ -45,6 +48,7 @@ def train_step(
     lr: float,
     step: int,
     stop_requested: bool,
+    add_up: Sequence[float] = (),
 ) -> StepResult:
     """Forward, backward and update over this rank's micro-batches of one global batch.
 
@@ -52,22 +56,25 @@ def train_step(
     micro-batches first, without a graph; the contrastive loss on them; then each micro-batch again, with the features'
     gradients handed in, so that every row keeps all global negatives in the memory of one micro-batch. `plain` is the
     mean of the losses that the micro-batches have by themselves, over all ranks: negatives of one micro-batch only.
+
+    `add_up`: numbers of this rank that the same collective adds up, equally many on every rank; exact below 2^53.
     """
     config = engine.config
     batches = [batch.to(engine.device, non_blocking=True) for batch in batches]
     if len(batches) > 1 and config.train.accumulation == "cached":
-        outputs, sums = _cached(engine, batches, class_weights, step)
+        outputs, sums, positives = _cached(engine, batches, class_weights, step)
     else:
-        outputs, sums = _plain(engine, batches, class_weights, step)
+        outputs, sums, positives = _plain(engine, batches, class_weights, step)
 
     flags = [0.0 if torch.isfinite(sums).all() else 1.0, 1.0 if stop_requested else 0.0]
-    agreed = dist.all_sum(torch.cat([sums, sums.new_tensor(flags)]))  # (6,) one collective for all of it
+    agreed = dist.all_sum(torch.cat([sums, sums.new_tensor([*flags, *add_up])]))  # (6+,) one collective for all of it
     finite, stop = agreed[4].item() == 0.0, agreed[5].item() > 0.0
     if finite:
         grad_norm = engine.update(lr)
     else:
         engine.discard()
         grad_norm = float("nan")
+    rows, positive, several = positives.tolist()
     return StepResult(
         terms=dict(zip(TERMS, agreed[:4].tolist(), strict=True)),
         grad_norm=grad_norm,
@@ -75,26 +82,31 @@ def train_step(
         gaze_scale=outputs.gaze_scale.item(),
         taken=finite and bool(np.isfinite(grad_norm)),
         stop=stop,
+        positives_per_row=positive / max(rows, 1),
+        multi_positive_share=several / max(rows, 1),
+        added_up=tuple(agreed[6:].tolist()),
     )
 
 
-def _plain(engine: Engine, batches: list[Batch], class_weights: Tensor, step: int) -> tuple[Any, Tensor]:
+def _plain(engine: Engine, batches: list[Batch], class_weights: Tensor, step: int) -> tuple[Any, Tensor, Tensor]:
     share, last = 1 / len(batches), len(batches) - 1
     sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
+    positives = torch.zeros(3, dtype=torch.int64, device=engine.device)
     for number, batch in enumerate(batches):
-        counts = _global_counts([batch], engine.config)  # (4,)
+        counts, own = _global_counts([batch], engine.config)  # (4,), (3,)
+        positives += own
         seed_step(engine.config.run.seed, step, number)
         with engine.no_sync() if number < last else nullcontext():
             outputs = engine.forward(batch)
             terms = losses.total(outputs, batch, counts, engine.config.loss, class_weights)
             engine.backward(terms.total * (dist.world() * share), last=number == last)
         sums += _sums(terms) * share
-    return outputs, sums
+    return outputs, sums, positives
 
 
-def _cached(engine: Engine, batches: list[Batch], class_weights: Tensor, step: int) -> tuple[Any, Tensor]:
+def _cached(engine: Engine, batches: list[Batch], class_weights: Tensor, step: int) -> tuple[Any, Tensor, Tensor]:
     config, world = engine.config, dist.world()
-    counts = _global_counts(batches, config)  # (4,)
+    counts, counted = _global_counts(batches, config)  # (4,), (3,)
     first: list[Any] = []
     for number, batch in enumerate(batches):
         seed_step(config.run.seed, step, number)
@@ -106,9 +118,9 @@ def _cached(engine: Engine, batches: list[Batch], class_weights: Tensor, step: i
     study = torch.cat([b.study for b in batches])  # (A*b,)
     has_report = torch.cat([b.report_row for b in batches]) >= 0  # (A*b,)
     rows = counts[0].clamp(min=1)
-    positives, weight = config.loss.contrastive.positives, config.loss.contrastive.weight
-    contrastive = losses.contrastive_sum(images, texts, scale, study, has_report, positives) / rows
-    grads = torch.autograd.grad(contrastive * weight * world, (images, texts, scale))
+    how = config.loss.contrastive
+    contrastive = losses.contrastive_sum(images, texts, scale, study, has_report, how.positives, how.chunk) / rows
+    grads = torch.autograd.grad(contrastive * how.weight * world, (images, texts, scale))
 
     sums = images.new_zeros(4, dtype=torch.float64)
     size, last = batches[0].images, len(batches) - 1
@@ -125,12 +137,19 @@ def _cached(engine: Engine, batches: list[Batch], class_weights: Tensor, step: i
             handed = handed + (outputs.logit_scale.float() * grads[2]).sum() / len(batches)
             engine.backward(terms.total * world + handed, last=number == last)
         sums += _sums(terms)
-    return outputs, sums
+    return outputs, sums, counted
 
 
-def _global_counts(batches: list[Batch], config: Config) -> Tensor:
-    local = torch.stack([losses.local_counts(batch, config.loss) for batch in batches]).sum(0)  # (4,)
-    return dist.all_sum(local)
+def _global_counts(batches: list[Batch], config: Config) -> tuple[Tensor, Tensor]:
+    """The counts that losses are divided by, float64 (4,), and int64 (3,): rows of the contrastive loss over all these
+    batches and ranks, their positives together, and the rows with more than one. One collective, exact integers."""
+    counts = torch.stack([losses.local_counts(batch, config.loss) for batch in batches]).sum(0).long()  # (4,)
+    study = torch.cat([batch.study for batch in batches])  # (A*b,)
+    has_report = torch.cat([batch.report_row for batch in batches]) >= 0  # (A*b,)
+    everyone = dist.gather(torch.cat([counts, study, has_report.long()])[None])  # (W,4+2*A*b)
+    studies, reports = (part.flatten() for part in everyone[:, 4:].chunk(2, dim=1))  # (W*A*b,) each
+    positives = losses.positives_per_row(studies, reports > 0, config.loss.contrastive.positives)  # (W*A*b,)
+    return everyone[:, :4].sum(0).double(), torch.stack([reports.sum(), positives.sum(), (positives > 1).sum()])
 
 
 def _sums(terms: Any) -> Tensor:
@@ -154,12 +173,13 @@ def evaluate_loss(engine: Engine, batches: Iterable[Batch], class_weights: Tenso
     weights = config.loss
     sums = torch.zeros(3, dtype=torch.float64)
     totals = torch.zeros(3, dtype=torch.float64)
-    engine.model.eval()
+    model = engine.whole().eval()
     for batch in batches:
         batch = batch.to(engine.device)
-        counts = _global_counts([batch], config)
-        outputs = engine.evaluate(batch)
+        counts, _ = _global_counts([batch], config)
         with torch.no_grad():
+            with engine.autocast():
+                outputs = model(**batch.model_inputs())
             terms = losses.total(outputs, batch, counts, weights, class_weights)
         means = dist.all_sum(_sums(terms))[1:].cpu()  # (3,)
         counted = torch.stack([counts[0], counts[1] + counts[2], counts[3]]).double().cpu()

@@ -20,10 +20,9 @@ from typing import Any
 
 import torch
 
-from . import checkpoint, dist, losses, meters, optim, step, tracking
+from . import announce, checkpoint, dist, flops, keeping, losses, meters, optim, saving, step, tracking
 from .config import Config, ConfigError, dump
 from .data import loader, text
-from .data.order import GlobalOrder
 from .data.shards import ShardSet
 from .engine import Engine, accumulation, make_accelerator
 from .evaluate import suite
@@ -31,13 +30,15 @@ from .evaluate.curves import draw_curves
 from .faults import STOPPED, StopRequest
 from .model import CoGazeConfig, CoGazeModel
 from .observations import OBSERVATIONS
+from .profiling import StepProfiler
 
 log = logging.getLogger("cogaze")
 
 
-def train(config: Config, *, dry_run: bool = False) -> int:
+def train(config: Config, *, dry_run: bool = False, profile_steps: int = 0) -> int:
     """Train as `config` says and return the exit code: 0 done, 3 stopped by a signal after saving.
 
+    `dry_run` builds everything and says what the run would need; `profile_steps` > 0 records that many steps of rank 0.
     Raises ConfigError, ShardError or CheckpointError with one clear message on all ranks.
     """
     # -------------------------------------------------------------------------------------------- the machine
@@ -57,6 +58,7 @@ def train(config: Config, *, dry_run: bool = False) -> int:
     total_steps = config.train.steps or math.ceil((config.train.epochs or 0) * order.steps_per_epoch)
     tokenizer = _tokenizer(config, shards, run, main)
     positives = _positive_counts(shards, config.data.train_split)
+    evaluates = _evaluates(config, shards)
     disease = config.loss.disease
 
     # -------------------------------------------------------------------------------------------- model
@@ -70,24 +72,31 @@ def train(config: Config, *, dry_run: bool = False) -> int:
         new_word_embeddings=config.model.text.word_embeddings == "new",
         base_vocab_size=tokenizer.vocab_size,
     )
+    frozen = dist.broadcast_object(checkpoint.frozen_digest(model) if main else "")  # before ZeRO-3 takes it apart
     engine = Engine(accelerator, config, model, optim.make_optimizer(model, config.optim))
     class_weights = losses.class_weights(positives, disease.beta, disease.scale_weights, disease.epsilon).to(
         engine.device
     )
     if main:
-        _announce(config, engine, shards, order, total_steps, micro_batches)
+        announce.announce(config, engine, shards, order, total_steps, micro_batches)
     if dry_run:
-        _dry_run(config, shards, tokenizer, main)
+        announce.dry_run(config, engine, shards, tokenizer, class_weights)
+        accelerator.end_training()
         return 0
 
     # -------------------------------------------------------------------------------------------- resume
     # 1 rank 0 picks the checkpoint, all follow  2 weights, optimizer  3 step and evaluation history
     # 4 metrics.jsonl cut back to the bytes of that step  5 the same tracking run  6 the loader starts at that step
-    state = checkpoint.TrainerState(manifest_digest=shards.digest, world_size=dist.world())
+    state = checkpoint.TrainerState(
+        manifest_digest=shards.digest,
+        frozen_source=config.model.vision.pretrained,
+        frozen_sha256=frozen,
+        strategy="ddp" if engine.stage is None else f"zero{engine.stage}",
+        world_size=dist.world(),
+    )
     found = _choose(config, run, main)
     if found is not None:
-        state = checkpoint.resume(engine, found, config, shards.digest)
-        state.world_size = dist.world()
+        state = checkpoint.resume(engine, found, config, state)
         log.info("resumed %s at step %d of %d", found.name, state.step, total_steps)
     metrics = meters.MetricsFile(run / "metrics.jsonl") if main else None
     if metrics is not None:
@@ -96,15 +105,18 @@ def train(config: Config, *, dry_run: bool = False) -> int:
     tracker = tracking.start(config, run_id=state.tracking_run, manifest_digest=shards.digest)
 
     # -------------------------------------------------------------------------------------------- the loop
-    def save() -> None:
+    saver = saving.Saver(engine, tokenizer, run, config, state=state, metrics=metrics)
+
+    def save(best: dict[str, Any] | None) -> None:
         with clock.paused():
-            state.metrics_offset = metrics.offset() if metrics is not None else 0
             state.seconds = clock.seconds
             state.tracking_run = tracker.run_id or state.tracking_run  # known once the store has answered
-            checkpoint.save(engine, tokenizer, state, run, config)
+            saver.save(state, best)
 
-    def evaluate() -> None:
+    def evaluate() -> dict[str, Any] | None:
+        """Adds an evaluation line; returns what `saver.save` needs to know if it is the best so far, else None."""
         with clock.paused():
+            saver.wait()  # loader processes are forked now, which a writing thread must not be part of
             figures = _evaluate(engine, config, shards, tokenizer, class_weights, center)
             row = {"event": "eval", "step": state.step, **figures}
             state.eval_history.append({k: v for k, v in row.items() if isinstance(v, (int, float))})
@@ -112,8 +124,8 @@ def train(config: Config, *, dry_run: bool = False) -> int:
                 metrics.append(row)
                 log.info(meters.log_line(row))
             tracker.log_metrics({k: v for k, v in figures.items() if v is not None}, state.step)
+            return dist.broadcast_object(keeping.better(config.train.keep_best, figures, state))
 
-    evaluates = config.data.eval_split in shards.splits
     if not evaluates:
         log.info("no evaluation: the shards have no split %r", config.data.eval_split)
     center, _ = suite.center_bias_map(config, shards, tokenizer, config.data.train_split) if evaluates else (None, 0)
@@ -128,6 +140,8 @@ def train(config: Config, *, dry_run: bool = False) -> int:
         total_steps=total_steps,
     )
     engine.model.train()
+    peak = flops.device_peak(engine.device.type, config)
+    profiler = StepProfiler(run / "profile", profile_steps) if profile_steps and main else None
     exit_code = 0
     with StopRequest() as stop, _progress(total_steps, state.step, main) as bar:
         waited_from = time.perf_counter()
@@ -136,8 +150,18 @@ def train(config: Config, *, dry_run: bool = False) -> int:
             began = time.perf_counter()
             history = [e["eval_loss"] for e in state.eval_history]
             lr = optim.learning_rate(at, total_steps, config.optim, history)
-            result = step.train_step(engine, micro, class_weights, lr=lr, step=at, stop_requested=stop.requested)
+            work = float(flops.step_flops(engine.model.config, micro, dist.world())) if peak else 0.0
+            result = step.train_step(
+                engine,
+                micro,
+                class_weights,
+                lr=lr,
+                step=at,
+                stop_requested=stop.requested,
+                add_up=(sum(map(flops.tokens, micro)), work),
+            )
             took = time.perf_counter() - began + data_wait
+            tokens, work = result.added_up  # of all ranks
             state.step, state.epoch = at + 1, epoch
             state.samples_seen += config.train.global_batch
             state.skipped_steps += not result.taken
@@ -148,12 +172,16 @@ def train(config: Config, *, dry_run: bool = False) -> int:
                 **result.terms,
                 "logit_scale": result.logit_scale,
                 "gaze_scale": result.gaze_scale,
+                "positives_per_row": result.positives_per_row,
+                "multi_positive_share": result.multi_positive_share,
                 "grad_norm": result.grad_norm,
                 "lr": lr,
-                "samples_per_s": config.train.global_batch / took,
-                "data_wait": data_wait,
+                **meters.rates(config.train.global_batch, tokens, work, took, data_wait, dist.world(), peak),
+                "peak_memory_mib": meters.peak_memory_bytes() / 2**20,
                 "seconds": clock.seconds,
             }
+            if (stalled := saver.take_stall()) is not None:
+                row["save_stall_s"] = stalled  # how long training stood still for saving since the last line
             if not result.taken:
                 row["skipped"] = "non-finite loss or gradient"
             if metrics is not None:
@@ -163,22 +191,34 @@ def train(config: Config, *, dry_run: bool = False) -> int:
                     tracker.log_metrics({k: v for k, v in row.items() if isinstance(v, float)}, state.step)
             bar(state.step)
             done = state.step == total_steps
-            if evaluates and (state.step % config.eval.every == 0 or done):
-                evaluate()
+            best = evaluate() if evaluates and (state.step % config.eval.every == 0 or done) else None
+            if done or result.stop or best is not None or keeping.is_due(state.step, config.train):
+                save(best)
             if result.stop and not done:
-                save()
-                log.info("stopped by a signal at step %d; saved, resumable", state.step)
                 exit_code = STOPPED
                 break
-            if state.step % config.train.save_every == 0 or done:
-                save()
+            if profiler is not None:
+                with clock.paused():  # writing the trace takes seconds
+                    profiler.step()
             waited_from = time.perf_counter()
+        problem = saver.wait()  # a signal that comes twice must not end the writing
+    if profiler is not None:
+        with clock.paused():
+            profiler.close()
     if metrics is not None:
-        tracker.log_figure(draw_curves(meters.read_metrics(metrics.path), run / "curves.png"))
-    tracker.end("FINISHED" if exit_code == 0 else "KILLED")
+        with clock.paused():
+            try:
+                tracker.log_figure(draw_curves(meters.read_metrics(metrics.path), run / "curves.png"))
+            except OSError as error:
+                log.warning("curves.png cannot be drawn: %s", error)
+    tracker.end("FAILED" if problem else "FINISHED" if exit_code == 0 else "KILLED")
     if main:
         log.info("%d of %d steps done in %.0f s of training", state.step, total_steps, clock.seconds)
     accelerator.end_training()
+    if problem is not None:
+        raise checkpoint.CheckpointError(f"training ended at step {state.step} unsaved: {problem}")
+    if exit_code == STOPPED:
+        log.info("stopped by a signal at step %d; saved, resumable", state.step)
     return exit_code
 
 
@@ -229,6 +269,17 @@ def _positive_counts(shards: ShardSet, split: str) -> torch.Tensor:
     return torch.tensor([float(row["positive"] + row["uncertain"]) for row in rows])
 
 
+def _evaluates(config: Config, shards: ShardSet) -> bool:
+    """Whether there is a split to evaluate on. Raises ConfigError for a train.keep_best that no evaluation knows."""
+    evaluates, best = config.data.eval_split in shards.splits, config.train.keep_best
+    known = (*(f"eval_{term}" for term in step.TERMS), *_WATCHED)
+    if best is not None and best not in known:
+        raise ConfigError(f"train.keep_best: {best} is no figure of an evaluation; there are {', '.join(known)}")
+    if best is not None and not evaluates:
+        raise ConfigError(f"train.keep_best: {best} needs evaluations; no split {config.data.eval_split} in the shards")
+    return evaluates
+
+
 def _choose(config: Config, run: Path, main: bool) -> Path | None:
     """The checkpoint to resume, chosen by rank 0. Raises CheckpointError on all ranks."""
     if config.train.resume == "never":
@@ -275,7 +326,7 @@ def _evaluate(
     )
     row: dict[str, float | int | None] = dict(step.evaluate_loss(engine, batches, class_weights))
     results = suite.evaluate_all(
-        engine.model,
+        engine.whole(),
         config,
         shards,
         tokenizer,
@@ -300,42 +351,6 @@ def _progress(total: int, start: int, main: bool) -> Iterator[Any]:
     with Progress(TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task("training", total=total, completed=start)
         yield lambda step: bar.update(task, completed=step)
-
-
-def _announce(
-    config: Config, engine: Engine, shards: ShardSet, order: GlobalOrder, total_steps: int, micro_batches: int
-) -> None:
-    """How every derived number came about, one line each."""
-    model, world = engine.model, dist.world()
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in model.parameters())
-    images = shards.size(config.data.train_split)
-    strategy = "DeepSpeed ZeRO" if engine.deepspeed else "DDP"
-    log.info("ranks          %d x %s on %s, %s", world, strategy, engine.device, config.train.precision)
-    log.info(
-        "global batch   %d images = %d ranks x %d micro-batches x %d",
-        config.train.global_batch, world, micro_batches, config.train.micro_batch,
-    )  # fmt: skip
-    log.info(
-        "steps          %d = %.2f epochs of %d (%d images, %d left over an epoch)",
-        total_steps, total_steps / order.steps_per_epoch, order.steps_per_epoch, images, order.dropped,
-    )  # fmt: skip
-    log.info("parameters     %s trained of %s", f"{trained:,}", f"{total:,}")
-    # fp32 weights and gradients, and AdamW's two moments, 4 bytes each
-    log.info("state memory   %.2f GB a rank without activations", (total + 3 * trained) * 4 / 1e9)
-    log.info("pg timeout     %.1f minutes", config.train.timeout_minutes)
-
-
-def _dry_run(config: Config, shards: ShardSet, tokenizer: Any, main: bool) -> None:
-    """One batch of rank 0, its shapes, nothing trained."""
-    batches = loader.train_batches(
-        config, shards, tokenizer, rank=dist.rank(), world=dist.world(), start_step=0, total_steps=1
-    )
-    _, _, micro = next(iter(batches))
-    if main:
-        for name, value in vars(micro[0]).items():
-            if isinstance(value, torch.Tensor):
-                log.info("batch.%-16s %s %s", name, tuple(value.shape), str(value.dtype).removeprefix("torch."))
 
 
 if __name__ == "__main__":

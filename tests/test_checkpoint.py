@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from cogaze import checkpoint
+from cogaze import checkpoint, keeping
 from cogaze.checkpoint import CheckpointError, TrainerState
 from cogaze.config import Config, validate
 from tests.model.tiny import tiny_model
@@ -23,7 +23,7 @@ def written(run: Path, step: int) -> Path:
     (folder / "state" / "optimizer.pt").write_bytes(b"0123456789" * step)
     listing = {str(p.relative_to(folder)): checkpoint.fingerprint(p) for p in folder.rglob("*") if p.is_file()}
     (folder / "files.json").write_text(json.dumps(listing))
-    checkpoint._write_latest(run, folder.name)
+    keeping.point(run, "latest", folder.name)
     return folder
 
 
@@ -34,7 +34,7 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 def test_latest_names_the_one_to_take(tmp_path: Path) -> None:
     first, second = written(tmp_path, 10), written(tmp_path, 20)
     assert checkpoint.newest(tmp_path) == second
-    checkpoint._write_latest(tmp_path, first.name)
+    keeping.point(tmp_path, "latest", first.name)
     assert checkpoint.newest(tmp_path) == first
 
 
@@ -42,8 +42,23 @@ def test_latest_names_the_one_to_take(tmp_path: Path) -> None:
 def test_a_corrupt_latest_does_not_matter(tmp_path: Path, content: str) -> None:
     written(tmp_path, 10)
     last = written(tmp_path, 20)
-    (tmp_path / "checkpoints" / "latest").write_text(content)
-    assert checkpoint.newest(tmp_path) == last
+    latest = tmp_path / "checkpoints" / "latest"
+    latest.write_text(content)
+    said: list[str] = []
+    assert checkpoint.newest(tmp_path, said.append) == last
+    assert said == [f"{latest} names no checkpoint; taking the newest intact one"]
+    latest.unlink()
+    assert checkpoint.newest(tmp_path, said.append) == last
+
+
+def test_what_lies_beyond_latest_comes_last(tmp_path: Path) -> None:
+    """Training went back from step 30 to 10 and has saved 20 since: 30 is of a course that was given up."""
+    first, second, third = (written(tmp_path, step) for step in (10, 20, 30))
+    keeping.point(tmp_path, "latest", second.name)
+    (second / "trainer.json").unlink()
+    assert checkpoint.newest(tmp_path, lambda line: None) == first
+    (first / "trainer.json").unlink()
+    assert checkpoint.newest(tmp_path, lambda line: None) == third
 
 
 def test_a_truncated_file_sends_us_to_the_one_before_and_says_so(tmp_path: Path) -> None:
@@ -72,7 +87,7 @@ def test_state_of_another_schema_is_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, 10)
     tree = json.loads((folder / "trainer.json").read_text()) | {"schema_version": 99}
     (folder / "trainer.json").write_text(json.dumps(tree))
-    with pytest.raises(CheckpointError, match="checkpoint schema 99, this code reads 1"):
+    with pytest.raises(CheckpointError, match="checkpoint schema 99, this code reads 2"):
         checkpoint.read_state(folder)
 
 
@@ -85,7 +100,7 @@ def test_what_may_differ_on_resume() -> None:
     assert checkpoint.differences(config(), config(**free)) == []
     assert checkpoint.differences(config(), config(global_batch=32)) == ["train.global_batch: 160 -> 32"]
     other = validate({"train": {"steps": 10}, "loss": {"gaze": {"rho": 0.5}}}, "test")
-    assert [d.split(":")[0] for d in checkpoint.differences(config(), other)] == ["loss.gaze"]
+    assert checkpoint.differences(config(), other) == ["loss.gaze.rho: 0.25 -> 0.5"]
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:

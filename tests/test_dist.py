@@ -16,6 +16,7 @@ from cogaze import dist, losses
 from cogaze.batch import Batch
 from cogaze.config import LossConfig
 
+from .losses.test_contrastive import dense
 from .model.tiny import concatenate, random_batch, tiny_model
 
 WEIGHTS = torch.linspace(0.5, 1.5, 14, dtype=torch.float64)
@@ -70,16 +71,17 @@ def all_cases() -> dict[str, Any]:
     for case in CASES:
         own = rank_batches(case)[dist.rank()]
         for positives in ("study", "self"):
-            found[f"{case}/{positives}"] = gradients(own, LossConfig.model_validate(settings(positives)))
+            found[f"{case}/{positives}"] = gradients(own, LossConfig.model_validate(settings(positives, chunk=2)))
     right, dist.gather_with_gradient = dist.gather_with_gradient, dist.gather
     found["wrong"] = gradients(rank_batches("both full")[dist.rank()], LossConfig())
     dist.gather_with_gradient = right
     found["collectives"] = collectives()
+    found["contrastive"] = {f"{h}/{c}": contrastive_alone(h, c) for h in REPORTS for c in (1, 2, 7)}
     return found
 
 
-def settings(positives: str) -> dict[str, Any]:
-    return {"contrastive": {"positives": positives, "weight": 0.7}, "gaze": {"weight": 1.3}}
+def settings(positives: str, chunk: int = 1000) -> dict[str, Any]:
+    return {"contrastive": {"positives": positives, "weight": 0.7, "chunk": chunk}, "gaze": {"weight": 1.3}}
 
 
 def relative_errors(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -112,6 +114,81 @@ def test_a_gather_without_gradient_is_caught(two_ranks: list[dict[str, Any]]) ->
     assert relative_errors(wrong, want)["all"] > 1e-2
 
 
+# ------------------------------------------------------------------------------------------------ the term that gathers
+ROWS = 5  # a rank
+REPORTS = {  # of rank 0 and of rank 1
+    "all": ((1, 1, 1, 1, 1), (1, 1, 1, 1, 1)),
+    "some": ((1, 0, 1, 1, 0), (0, 1, 1, 0, 0)),
+    "one rank": ((0, 0, 0, 0, 0), (1, 1, 0, 1, 1)),
+    "none": ((0, 0, 0, 0, 0), (0, 0, 0, 0, 0)),
+}
+
+
+def contrastive_inputs(reports: str) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """image, text (10,6) of length 1 and scale (1,) in float64; study, whose ids differ in their last bits; reports."""
+    draw = torch.Generator().manual_seed(3)
+    features = [torch.randn(2 * ROWS, 6, dtype=torch.float64, generator=draw) for _ in range(2)]
+    image, text = (torch.nn.functional.normalize(x, dim=1) for x in features)
+    study = 2**62 + torch.tensor([0, 1, 2, 1, 3, 1, 0, 2, 4, 0])  # studies 0, 1 and 2 lie on both ranks
+    return [image, text, torch.tensor([9.0], dtype=torch.float64)], study, torch.tensor(REPORTS[reports]).bool().ravel()
+
+
+def contrastive_alone(reports: str, chunk: int) -> dict[str, Any]:
+    """Run on each rank: value and gradients of its rows, and what was gathered and reduced on the way."""
+    (image, text, scale), study, has = contrastive_inputs(reports)
+    own = slice(dist.rank() * ROWS, (dist.rank() + 1) * ROWS)
+    inputs = [x.clone().requires_grad_() for x in (image[own], text[own], scale)]
+    sent: list[str] = []
+    gather, reduce = dist._all_gather, td.all_reduce
+
+    def watched(kind: str, send: Callable[..., Any], payload: int) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            sent.append(f"{kind} {str(args[payload].dtype).removeprefix('torch.')} {list(args[payload].shape)}")
+            return send(*args, **kwargs)
+
+        return wrapper
+
+    dist._all_gather, td.all_reduce = watched("gather", gather, 1), watched("reduce", reduce, 0)
+    try:
+        loss = losses.contrastive_sum(*inputs, study[own], has[own], "study", chunk)
+        grads = torch.autograd.grad(2 * loss, inputs)
+    finally:
+        dist._all_gather, td.all_reduce = gather, reduce
+    return {"loss": loss.detach(), "grads": list(grads), "sent": sent}
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7])
+@pytest.mark.parametrize("reports", list(REPORTS))
+def test_contrastive_rows_of_each_rank(reports: str, chunk: int, two_ranks: list[dict[str, Any]]) -> None:
+    """Each rank's value is that of its own rows; the gradients of both ranks are that of the sum, images and texts at
+    their owner, the scale's in two parts."""
+    inputs, study, has = contrastive_inputs(reports)
+    inputs = [x.requires_grad_() for x in inputs]
+    rows = torch.zeros(2 * ROWS, dtype=torch.float64)
+    rows[has] = dense(inputs[0][has], inputs[1][has], inputs[2], study[has]).double()
+    grads = torch.autograd.grad(2 * rows.sum(), inputs)
+    found = [two_ranks[r]["contrastive"][f"{reports}/{chunk}"] for r in range(2)]
+    close = {"rtol": 1e-12, "atol": 1e-13}
+    for r in range(2):
+        own = slice(r * ROWS, (r + 1) * ROWS)
+        torch.testing.assert_close(found[r]["loss"], rows[own].sum().detach(), **close)
+        for got, want in zip(found[r]["grads"][:2], grads[:2], strict=True):
+            torch.testing.assert_close(got, want[own], **close)
+    torch.testing.assert_close(found[0]["grads"][2] + found[1]["grads"][2], grads[2], **close)
+
+
+@pytest.mark.parametrize("reports", list(REPORTS))
+def test_collectives_of_the_contrastive_term(reports: str, two_ranks: list[dict[str, Any]]) -> None:
+    """Ids alone and as integers; one set of features there and back; of the columns two numbers each. The same on every
+    rank, whatever it holds."""
+    columns = sum(map(sum, REPORTS[reports]))
+    gathered = ["int64 [5, 2]", "float64 [5, 6]", f"float64 [1, 2, {columns}]"][: 3 if columns else 2]
+    expected = [*(f"gather {what}" for what in gathered), "reduce float64 [10, 6]"]
+    for r in range(2):
+        assert two_ranks[r]["contrastive"][f"{reports}/2"]["sent"] == expected
+
+
+# ------------------------------------------------------------------------------------------------ collectives
 def collectives() -> dict[str, Any]:
     """Run on each rank, with values that tell ranks and rows apart."""
     r = dist.rank()

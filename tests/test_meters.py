@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
+import os
 import sys
 
 import pytest
@@ -15,6 +18,7 @@ from cogaze.meters import (
     clock_face,
     log_line,
     peak_memory_bytes,
+    rates,
     read_metrics,
 )
 
@@ -61,6 +65,18 @@ def test_clock_runs_on_after_an_error_in_a_pause():
         evaluation_that_fails()
     time.seconds += 1
     assert clock.seconds == 1
+
+
+def test_rates_of_a_step():
+    """Half a second for 20 images and 3,000 tokens, an eighth of it waiting; 8e12 of 2 x 0.5 s x 32e12 FLOPs."""
+    assert rates(20, 3000.0, 8e12, 0.5, 0.0625, 2, 32e12) == {
+        "samples_per_s": 40,
+        "tokens_per_s": 6000,
+        "data_wait": 0.0625,
+        "data_wait_percent": 12.5,
+        "mfu": 0.25,
+    }
+    assert rates(20, 3000.0, 0, 0.5, 0.0625, 2, None)["mfu"] is None
 
 
 def test_peak_memory_is_in_bytes():
@@ -121,6 +137,35 @@ def test_opening_drops_a_torn_last_line(tmp_path):
     assert read_metrics(path) == [{"step": 1}, {"step": 2}]
 
 
+def test_a_full_disk_keeps_lines_waiting_and_loses_none(tmp_path, monkeypatch, caplog):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"step": 1})
+    room, write = 5, os.write
+
+    def nearly_full(fd: int, data: bytes) -> int:
+        """5 bytes fit, the rest does not: what a full disk does."""
+        nonlocal room
+        if room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = write(fd, data[:room])
+        room -= written
+        return written
+
+    monkeypatch.setattr(os, "write", nearly_full)
+    monkeypatch.setattr(logging.getLogger("cogaze"), "propagate", True)
+    file.append({"step": 2})
+    file.append({"step": 3})
+    with pytest.raises(OSError, match=r"No space left on device: '.*metrics\.jsonl'"):  # so no checkpoint counts on it
+        file.offset()
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{file.path} cannot be written (No space left on device); its lines wait in memory"
+    ]
+    room = 10_000
+    file.append({"step": 4})
+    assert read_metrics(file.path) == [{"step": step} for step in (1, 2, 3, 4)]
+    assert file.offset() == file.path.stat().st_size
+
+
 def test_truncate_refuses_a_foreign_file(tmp_path):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.append({"step": 1})
@@ -152,8 +197,14 @@ def test_log_line_of_a_step():
             "logit_scale": 14.2857,
             "grad_norm": 1.23456,
             "lr": 1.5e-3,
+            "positives_per_row": 1.625,
+            "multi_positive_share": 0.375,
             "samples_per_s": 812.34,
+            "tokens_per_s": 51234.56,
             "data_wait": 0.0123,
+            "data_wait_percent": 3.2,
+            "mfu": 0.4142,
+            "peak_memory_mib": 71234.5,
             "gaze_scale": 14.3,
             "seconds": 3725.4,
             "retries": 2,
@@ -161,7 +212,8 @@ def test_log_line_of_a_step():
     )
     assert line == (
         "step 120/2000 | epoch 1.50 | loss 3.1234 | contrastive 2.5000 | disease 0.1000 | gaze 0.2500 | grad 1.23 | "
-        "lr 1.50e-03 | scale 14.29 | 812.3 samples/s | wait 12 ms | 1:02:05 trained | retries 2"
+        "lr 1.50e-03 | scale 14.29 | positives 1.62 | 38% with several | 812.3 samples/s | 51235 tokens/s | "
+        "wait 12 ms | 3.2 % waited | MFU 41.4% | peak 71234 MiB | 1:02:05 trained | retries 2"
     )
 
 

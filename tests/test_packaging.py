@@ -83,6 +83,8 @@ FORBIDDEN = {
     "cogaze/model": ("cogaze.losses", "cogaze.train", "cogaze.evaluate", "cogaze.cli"),
     "cogaze/losses": ("cogaze.train", "cogaze.evaluate", "cogaze.cli"),
     "cogaze/evaluate": ("cogaze.train", "cogaze.cli"),
+    "cogaze/embed": ("cogaze.train", "cogaze.cli"),
+    "cogaze/export": ("cogaze.train", "cogaze.cli"),
     "data_prep": ("torch", "cogaze.model", "cogaze.losses", "cogaze.train", "cogaze.evaluate", "cogaze.cli", "launch"),
     "launch": ("data_prep", "cogaze", "torch"),
 }

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cogaze.batch import Batch
+from tests.model.tiny import random_batch
+
 # One process of a layout: rank r takes its share of four fixed micro-batches of three images, does two optimizer
 # steps, and rank 0 writes the losses, norms and resulting weights.
 PROGRAM = """
@@ -50,7 +53,8 @@ for s in range(0 if sys.argv[4] == "grad" else 2):
     asked = dist.rank() == 0 and s == 1
     w = weights * float("nan") if bad else weights
     r = step.train_step(engine, batches, w, lr=1e-2, step=s, stop_requested=asked)
-    rows.append({**r.terms, "grad_norm": r.grad_norm, "taken": r.taken, "stop": r.stop})
+    rows.append({**r.terms, "grad_norm": r.grad_norm, "taken": r.taken, "stop": r.stop,
+                 "positives": r.positives_per_row, "several": r.multi_positive_share})
 if sys.argv[4] == "grad":  # the mean of what the four pieces have by themselves: loss and gradient, in one process
     model.zero_grad(set_to_none=True)
     rows = []
@@ -114,12 +118,35 @@ def test_any_layout_makes_one_process_step(
         for name in ("loss", "loss_contrastive", "loss_disease", "loss_gaze", "grad_norm"):
             assert row[name] == pytest.approx(expected[name], rel=2e-5), name
         assert row["taken"]
+        assert (row["positives"], row["several"]) == (expected["positives"], expected["several"])
     assert [row["stop"] for row in here["rows"]] == [False, True]  # asked on rank 0, seen by all in the same step
     assert relative(here, one_process) < 2e-5
     assert one_process["rows"][0]["loss"] != one_process["rows"][1]["loss"]
     if micro * world == 12:
         for name, value in one_process["evaluated"].items():
             assert here["evaluated"][name] == pytest.approx(value, rel=5e-5)
+
+
+def positives_of(pieces: list[Batch]) -> tuple[int, int, int]:
+    """Rows with a report, their positives together, and rows with several: counted pair by pair over the pieces."""
+    studies = [s for p in pieces for s, r in zip(p.study.tolist(), p.report_row.tolist(), strict=True) if r >= 0]
+    counts = [sum(other == study for other in studies) for study in studies]
+    return len(counts), sum(counts), sum(count > 1 for count in counts)
+
+
+@pytest.mark.slow
+def test_positives_are_those_that_the_loss_compares(tmp_path: Path, one_process: dict) -> None:
+    """cached: over the whole batch, however it is cut; plain: within each micro-batch."""
+    pieces = [random_batch(s, images=3, gaze="none" if s % 2 else "some", contexts="none" if s == 2 else "some")
+              for s in range(4)]  # fmt: skip
+    rows, positive, several = positives_of(pieces)
+    assert rows < 12  # some image has no report
+    assert one_process["rows"][0]["positives"] == positive / rows
+    assert one_process["rows"][0]["several"] == several / rows
+    rows, positive, several = (sum(n) for n in zip(*(positives_of([piece]) for piece in pieces), strict=True))
+    plain = launch(tmp_path, 1, "ddp", 3, "plain")["rows"][0]
+    assert (plain["positives"], plain["several"]) == (positive / rows, several / rows)
+    assert 0 < plain["several"] < one_process["rows"][0]["several"]
 
 
 @pytest.mark.slow

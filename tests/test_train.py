@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -103,26 +105,86 @@ def test_kill_and_resume_give_the_same_run(unbroken: Path, tmp_path: Path) -> No
     assert not [p for p in (run / "checkpoints").iterdir() if p.name.startswith(".")]
 
 
-@pytest.mark.slow
-def test_a_signal_saves_and_leaves_with_code_3_then_resumes(unbroken: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    command = [*COGAZE, "train", *arguments(run, 14, "train.save_every=1000", "eval.every=7"), "--nproc", "2"]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, text=True)
+def start_and_stop(command: list[str], run: Path, lines: int, **options: Any) -> tuple[int, str]:
+    """Start training, SIGTERM it when metrics.jsonl has that many lines; exit code and everything it said."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+    )
     path, deadline = run / "metrics.jsonl", time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
-        if path.is_file() and path.read_bytes().count(b"\n") >= 3:
+        if path.is_file() and path.read_bytes().count(b"\n") >= lines:
             process.send_signal(signal.SIGTERM)
             break
         time.sleep(0.005)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 3, output[-2000:]
+    try:
+        output, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+STOPPED = ("train.save_every=1000", "eval.every=7")
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, stopped by a signal soon after its third step."""
+    run = tmp_path_factory.mktemp("stopped") / "run"
+    code, output = start_and_stop([*COGAZE, "train", *arguments(run, 14, *STOPPED), "--nproc", "2"], run, 3)
+    assert code == 3, output[-2000:]
     assert "stopped by a signal" in output
+    return run
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_leaves_with_code_3_then_resumes(unbroken: Path, stopped: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(stopped, tmp_path / "run")
     saved = sorted((run / "checkpoints").glob("step-*"))
     assert len(saved) == 1
     assert int(saved[0].name.split("-")[1]) == metrics(run)[-1]["step"]
-    done = execute(command)
+    done = execute([*COGAZE, "train", *arguments(run, 14, *STOPPED), "--nproc", "2"])
     assert done.returncode == 0, done.stderr[-3000:]
     assert fields(run) == fields(unbroken)
+
+
+@pytest.mark.slow
+def test_two_ranks_one_rank_and_two_again_are_the_same_run(unbroken: Path, stopped: Path, tmp_path: Path) -> None:
+    """A rank holds 4 images either way: the one accumulates. Losses differ by rounding alone, so samples do not."""
+    run = shutil.copytree(stopped, tmp_path / "run")
+    code, output = start_and_stop([*COGAZE, "train", *arguments(run, 14, *STOPPED)], run, 8)
+    assert code == 3, output[-2000:]
+    assert "ranks          1 x" in output
+    assert 7 <= metrics(run)[-1]["step"] < 14
+    done = execute([*COGAZE, "train", *arguments(run, 14, *STOPPED), "--nproc", "2"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "ranks          2 x" in done.stdout
+    ours, theirs = fields(run), fields(unbroken)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for row, expected in zip(ours, theirs, strict=True):
+        assert row.keys() == expected.keys()
+        for key in row.keys() - {"zero_shot_auroc"}:  # ranks of scores: a rounding may swap two
+            assert row[key] == pytest.approx(expected[key], rel=2e-4, abs=1e-6), (row["step"], key)
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_checkpoints_and_the_exit_code(stopped: Path, tmp_path: Path) -> None:
+    """No file may grow beyond 100 kB, which the weights (126 kB) and the optimizer's state would."""
+    run = shutil.copytree(stopped, tmp_path / "run")
+    before = sorted(p.name for p in (run / "checkpoints").iterdir())
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    command = [*COGAZE, "train", *arguments(run, 14, "train.save_every=1", "eval.every=1000"), "--nproc", "2"]
+    code, output = start_and_stop(command, run, 8, preexec_fn=limit)
+    assert code == 1, output[-2000:]
+    last = metrics(run)[-1]["step"]
+    assert last >= 8  # training went on
+    for step in range(int(before[-1].removeprefix("step-")) + 1, last + 1):
+        assert f"checkpoints/step-{step:08d} could not be written" in output
+    assert f"the newest one is still {before[-1]}; training goes on" in output
+    assert f"training ended at step {last} unsaved: checkpoint" in output
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == before  # nothing half-written, nothing lost
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import data, demo, embed, evaluate, export, import_weights, page, train
+from . import bench, data, demo, doctor, embed, evaluate, export, import_weights, page, train
 from .errors import DONE, FAILED, USAGE, CommandError
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
     Examples:
 
       cogaze demo
+
+      cogaze doctor
 
       cogaze data build --source mimic-cxr --root raw/mimic-cxr-jpg --out shards/mimic
 
@@ -62,6 +64,7 @@ def _global_options(
 
 
 app.command("demo")(demo.command)
+app.command("doctor")(doctor.command)
 app.add_typer(data.app, name="data")
 app.command("train")(train.command)
 app.add_typer(evaluate.app, name="evaluate")
@@ -69,6 +72,7 @@ app.command("page")(page.command)
 app.command("embed")(embed.command)
 app.command("export")(export.command)
 app.command("import-weights")(import_weights.command)
+app.command("bench")(bench.command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -22,6 +22,10 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="build everything and one batch, print the arithmetic, train nothing")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="record a few steps of rank 0 into run.dir/profile, then go on")
+    ] = False,
+    profile_steps: Annotated[int, typer.Option(min=1, help="how many steps --profile records")] = 3,
     local_rank: Annotated[int | None, typer.Option("--local_rank", "--local-rank", hidden=True)] = None,
 ) -> None:
     """Pretrain a model; the run folder (run.dir) holds everything it leaves, and starting again resumes it.
@@ -35,6 +39,8 @@ def command(
       accelerate launch --config_file configs/accelerate/zero2.yaml -m cogaze.train configs/default.yaml ...
 
       cogaze train configs/paper.yaml --print-config
+
+      cogaze train configs/default.yaml run.dir=runs/one data.shards=[shards/mimic] --profile --profile-steps 5
     """
     from ..config import dump, load
 
@@ -54,9 +60,10 @@ def command(
         from launch.local import spawn
 
         arguments = [str(config), *settings, *(["--dry-run"] if dry_run else [])]
+        arguments += ["--profile", "--profile-steps", str(profile_steps)] if profile else []
         raise typer.Exit(spawn(nproc, [sys.executable, "-m", "cogaze.train", *arguments]))
     if launched.world_size > 1:
         os.environ.update(launched.variables())  # under srun nobody else has said which rank this is
     from ..train import train
 
-    raise typer.Exit(train(resolved, dry_run=dry_run))
+    raise typer.Exit(train(resolved, dry_run=dry_run, profile_steps=profile_steps if profile else 0))

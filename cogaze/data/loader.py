@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerFast
 
 from cogaze.batch import Batch
-from cogaze.config import Config
+from cogaze.config import Config, ConfigError
 from cogaze.data.order import GlobalOrder, Int64, eval_batches, rank_positions
 from cogaze.data.sample import Sample, build_sample, padding_row
 
@@ -95,7 +95,7 @@ class Portion:
     """What a worker is asked for: one micro-batch. epoch None = evaluation; position -1 = padding row."""
 
     step: int
-    epoch: int | None
+    epoch: int | Int64 | None  # what augmentation is drawn by, one number or one an image (`StepSamples.draws`)
     positions: Int64  # (micro-batch,)
 
 
@@ -113,7 +113,12 @@ class BatchReader(Dataset[Batch | Exception]):
             return error
 
     def batch(self, portion: Portion) -> Batch:
-        samples = [self._sample(int(position), portion.epoch) for position in portion.positions]
+        positions = portion.positions.tolist()
+        if portion.epoch is None:
+            samples = [self._sample(position, None) for position in positions]
+        else:
+            epochs = np.broadcast_to(portion.epoch, len(positions)).tolist()
+            samples = [self._sample(position, epoch) for position, epoch in zip(positions, epochs, strict=True)]
         pad = self.tokenizer.pad_token_id
         assert isinstance(pad, int)  # load_tokenizer and train_tokenizer see to it
         return collate(samples, portion.epoch is None, patches=self.config.grid**2, pad_token_id=pad)
@@ -129,11 +134,19 @@ class BatchReader(Dataset[Batch | Exception]):
 def training_order(config: Config, shards: ShardSet) -> GlobalOrder:
     """The run's order: `.steps_per_epoch`, `.dropped`, and the images of every step.
 
-    Raises ValueError where the training split is smaller than a global batch, ShardError where there is no such split.
+    Raises ValueError where the training split is smaller than a global batch, ShardError where there is no such split,
+    ConfigError for a quota of gaze images where none has gaze.
     """
     data = config.data
     layout = shards.layout(data.train_split)
-    return GlobalOrder(layout, config.run.seed, config.train.global_batch, data.shuffle_window, data.group_by)
+    if data.gaze_per_batch and not layout.gaze.any():
+        raise ConfigError(
+            f"data.gaze_per_batch is {data.gaze_per_batch}, but no image of the split {data.train_split!r} has gaze; "
+            "leave it null, or add shards built with gaze to data.shards"
+        )
+    return GlobalOrder(
+        layout, config.run.seed, config.train.global_batch, data.shuffle_window, data.group_by, data.gaze_per_batch
+    )
 
 
 def train_batches(
@@ -159,8 +172,9 @@ def train_batches(
     def portions() -> Iterator[Portion]:
         for step in range(start_step, total_steps):
             samples = order.step(step)
-            for positions in rank_positions(samples.positions, rank, world, micro):
-                yield Portion(step, samples.epoch, positions)
+            parts = (rank_positions(whole, rank, world, micro) for whole in (samples.draws, samples.positions))
+            for draws, positions in zip(*parts, strict=True):
+                yield Portion(step, draws, positions)
 
     def steps() -> Iterator[tuple[int, int, list[Batch]]]:
         batches = _load(BatchReader(config, shards, tokenizer, config.data.train_split), portions())

@@ -7,6 +7,15 @@
 The samples of a global step depend on neither the number of ranks nor the number of workers, and any step is found
 without walking through the ones before it: so resuming is arithmetic, at any world size.
 
+With a quota of Q gaze images a batch (`data.gaze_per_batch`) the order above fills B - Q places of every step, and the
+steps of an epoch follow from these; the other Q take the gaze images in turn:
+
+    gaze place j of step s  ->  number n = sQ + j  ->  image n % G of the permutation of cycle n // G, G gaze images
+
+Gaze images then come in gaze places and in ordinary ones, so "each image once an epoch" holds of the ordinary places
+alone. A study's other images do not come along. The gaze places lie evenly spread over the batch (`gaze_places`), so
+ranks and micro-batches share them to within one.
+
 The orders come from raw Philox words and a stable sort, not from `Generator.permutation`: numpy promises to keep the
 former over its versions, and a run may be resumed with another numpy.
 """
@@ -23,7 +32,7 @@ Int64 = NDArray[np.int64]
 GroupBy = Literal["study", "image"]
 
 # The streams of random numbers that hang on (seed, epoch); one number each, so that none overlaps another.
-STREAM_SHARDS, STREAM_WINDOW, STREAM_AUGMENT = 0, 1, 2
+STREAM_SHARDS, STREAM_WINDOW, STREAM_AUGMENT, STREAM_GAZE = 0, 1, 2, 3
 _WORD = (1 << 64) - 1
 
 
@@ -97,18 +106,22 @@ def epoch_order(
 
 @dataclass(frozen=True)
 class StepSamples:
-    """The images of one optimizer step over all ranks; positions int64 (B,)."""
+    """The images of one optimizer step over all ranks."""
 
     step: int
     epoch: int
-    positions: Int64
+    positions: Int64  # (B,)
+    # (B,), the number that an image's augmentation is drawn by: the epoch, in gaze places -1 - cycle, so that an image
+    # which comes several times an epoch looks different each time
+    draws: Int64
 
 
 class GlobalOrder:
     """The images of every optimizer step of a run.
 
-    The last images of an epoch, fewer than a batch, are dropped; as each epoch has its own order, they are different
-    ones every time. Raises OrderError where the split is smaller than one global batch.
+    The last images of an epoch, too few for a step, are dropped; as each epoch has its own order, they are different
+    ones every time. Raises OrderError where the split cannot fill one step, and for a quota that leaves no ordinary
+    place or finds no gaze image.
     """
 
     def __init__(
@@ -118,19 +131,31 @@ class GlobalOrder:
         global_batch: int,
         window: int | None = None,
         group_by: GroupBy = "study",
+        gaze_per_batch: int | None = None,
     ) -> None:
         if global_batch < 1:
             raise OrderError(f"global batch of {global_batch}; give at least 1")
-        if layout.images < global_batch:
+        quota = gaze_per_batch or 0
+        if not 0 <= quota < global_batch:
+            raise OrderError(f"{quota} gaze places in a global batch of {global_batch}; give 1 to {global_batch - 1}")
+        if quota and not layout.gaze.any():
+            raise OrderError(f"{quota} gaze places in a batch, but the training split has no image with gaze")
+        if layout.images < global_batch - quota:
+            places = f", {global_batch - quota} of its places open to all images" if quota else ""
             raise OrderError(
-                f"the training split has {layout.images} images, fewer than one global batch of {global_batch}; "
-                "lower train.global_batch (and train.micro_batch) or build more shards"
+                f"the training split has {layout.images} images, fewer than one global batch of {global_batch}"
+                f"{places}; lower train.global_batch (and train.micro_batch) or build more shards"
             )
         self.layout, self.seed, self.global_batch = layout, seed, global_batch
-        self.window, self.group_by = window, group_by
-        self.steps_per_epoch, self.dropped = divmod(layout.images, global_batch)  # dropped: images left out per epoch
-        self._epoch = -1  # the epoch whose order is kept
+        self.window, self.group_by, self.quota = window, group_by, quota
+        self.ordinary = global_batch - quota  # places of a step that the epoch's order fills
+        self.steps_per_epoch, self.dropped = divmod(layout.images, self.ordinary)  # dropped: images left out per epoch
+        self._places = gaze_places(global_batch, quota)  # (B,)
+        self._gaze_images = np.flatnonzero(layout.gaze).astype(np.int64)  # (G,), positions
+        # the last epoch's order and the last cycle's, kept
+        self._epoch, self._cycle = -1, -1
         self._order: Int64 = np.zeros(0, np.int64)
+        self._turns: Int64 = np.zeros(0, np.int64)
 
     def step(self, step: int) -> StepSamples:
         """Images of global step `step` (from 0). Constant time inside the epoch asked for last, one shuffle else."""
@@ -140,8 +165,33 @@ class GlobalOrder:
         if epoch != self._epoch:
             self._order = epoch_order(self.layout, self.seed, epoch, self.window, self.group_by)
             self._epoch = epoch
-        first = offset * self.global_batch
-        return StepSamples(step, epoch, self._order[first : first + self.global_batch])
+        first = offset * self.ordinary
+        positions = np.empty(self.global_batch, np.int64)
+        draws = np.full(self.global_batch, epoch, np.int64)
+        positions[~self._places] = self._order[first : first + self.ordinary]
+        if self.quota:
+            cycles, places = np.divmod(np.arange(step * self.quota, (step + 1) * self.quota), len(self._gaze_images))
+            in_turn = [self._of_cycle(c)[places[cycles == c]] for c in range(int(cycles[0]), int(cycles[-1]) + 1)]
+            positions[self._places] = np.concatenate(in_turn)
+            draws[self._places] = -1 - cycles
+        return StepSamples(step, epoch, positions, draws)
+
+    def _of_cycle(self, cycle: int) -> Int64:
+        """The gaze images in the order of one cycle, int64 (G,): a function of (seed, cycle)."""
+        if cycle != self._cycle:
+            bits = philox(self.seed, cycle, STREAM_GAZE)
+            self._turns = self._gaze_images[_shuffle(bits, len(self._gaze_images))]
+            self._cycle = cycle
+        return self._turns
+
+
+def gaze_places(global_batch: int, quota: int) -> NDArray[np.bool_]:
+    """Which of a batch's places are gaze places, bool (B,), `quota` of them True.
+
+    Place p is one where (p+1) * quota // B is more than p * quota // B, so that any k consecutive places hold
+    k * quota / B of them, rounded down or up: every rank and every micro-batch gets its part, at any world size.
+    """
+    return np.diff(np.arange(global_batch + 1) * quota // global_batch) > 0
 
 
 def rank_positions(positions: Int64, rank: int, world: int, micro_batch: int) -> list[Int64]:

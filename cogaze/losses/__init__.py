@@ -17,8 +17,9 @@ from ..config import LossConfig
 from .contrastive import contrastive_sum
 from .disease import class_weights, focal_sum
 from .gaze import count_groups, gaze_sum
+from .positives import positives_per_row
 
-__all__ = ["LossTerms", "class_weights", "contrastive_sum", "local_counts", "total"]
+__all__ = ["LossTerms", "class_weights", "contrastive_sum", "local_counts", "positives_per_row", "total"]
 
 
 class LossTerms(NamedTuple):
@@ -66,7 +67,8 @@ def total(
         rows, image_labels, text_labels, groups = counts.clamp(min=1).to(scores.dtype).unbind()
         if contrastive is None:
             features = (_full(outputs.image_features), _full(outputs.text_features), _full(outputs.logit_scale))
-            contrastive = contrastive_sum(*features, batch.study, has_report, config.contrastive.positives) / rows
+            how = config.contrastive
+            contrastive = contrastive_sum(*features, batch.study, has_report, how.positives, how.chunk) / rows
         gamma = config.disease.gamma
         image = focal_sum(scores, batch.labels, batch.labels_known, class_weights, gamma)
         with_text = batch.labels_known & has_report[:, None]

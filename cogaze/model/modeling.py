@@ -109,7 +109,10 @@ class CoGazeModel(EncodingMixin, PreTrainedModel):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; afterwards the frozen part is frozen again (loading makes new, trainable parameters)."""
         loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).vision.freeze()
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.vision.freeze()
+        for parameter in model.parameters():  # a mapped file's odd addresses make matrix products round differently
+            parameter.data = parameter.data.clone()
         return loaded
 
     @classmethod

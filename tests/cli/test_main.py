@@ -16,7 +16,7 @@ from cogaze.config import ConfigError
 from data_prep.records import SourceError
 from launch.environment import LauncherError
 
-VERBS = ("demo", "data", "train", "evaluate", "page")
+VERBS = ("demo", "doctor", "data", "train", "evaluate", "page", "embed", "export", "import-weights", "bench")
 
 
 def ending(monkeypatch, capsys, error: BaseException) -> tuple[int, str]:

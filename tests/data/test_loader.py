@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cogaze.batch import Batch
-from cogaze.config import Config
+from cogaze.config import Config, ConfigError, validate
 from cogaze.data.loader import BatchReader, Portion, collate, eval_batches_of, train_batches, training_order
 from cogaze.data.sample import Sample, SampleError, Segment, build_sample
 from cogaze.data.shards import ShardSet, validate_meta
@@ -152,6 +152,15 @@ def test_every_step_is_the_orders_at_any_world_size_and_micro_batch(shards, toke
             assert content(parts) == content([reference])
 
 
+@pytest.mark.parametrize(("world", "workers"), [(1, 2), (2, 0), (2, 2), (4, 1)])
+def test_steps_hold_the_same_samples_for_any_ranks_and_workers(shards, tokenizer, world, workers):
+    order = training_order(make_config(), shards)
+    ranks = [run(make_config(workers=workers), shards, tokenizer, rank, world, 5, 8) for rank in range(world)]
+    for step in (5, 6, 7):
+        ids = torch.cat([batch.sample_id for r in ranks for batch in r[step][1]])
+        assert ids.tolist() == order.step(step).positions.tolist()
+
+
 def test_workers_change_nothing(shards, tokenizer):
     inline = run(make_config(), shards, tokenizer, stop=5)
     worked = run(make_config(workers=2), shards, tokenizer, stop=5)
@@ -185,6 +194,59 @@ def test_a_sample_looks_different_in_another_epoch(shards, tokenizer):
     assert all(first[s][1:3] == second[s][1:3] for s in shared)  # study, report
 
 
+def test_a_run_resumed_at_other_world_sizes_shows_the_same_samples(shards, tokenizer):
+    """1 -> 2 -> 4 -> 1 ranks, each with another micro-batch: everything a sample says, and its place."""
+    whole = run(make_config(micro=8), shards, tokenizer, stop=12)
+    for start, stop, world, micro in [(0, 3, 1, 4), (3, 7, 2, 2), (7, 8, 4, 2), (8, 12, 1, 1)]:
+        ranks = [run(make_config(micro=micro), shards, tokenizer, rank, world, start, stop) for rank in range(world)]
+        for step in range(start, stop):
+            parts = [batch for r in ranks for batch in r[step][1]]
+            reference = whole[step][1]
+            assert torch.cat([part.sample_id for part in parts]).tolist() == reference[0].sample_id.tolist()
+            assert content(parts) == content(reference)
+
+
+# ------------------------------------------------------------------------------------------------ a quota of gaze
+def test_a_quota_fills_its_places_with_gaze_images_on_every_rank(shards, tokenizer):
+    settings = {"gaze_per_batch": 4, "context_dropout": 0.0}
+    plain, quota = (training_order(make_config(**kind), shards) for kind in ({}, settings))
+    images = shards.size("train")
+    assert (plain.steps_per_epoch, plain.dropped) == (images // 8, images % 8)
+    assert (quota.steps_per_epoch, quota.dropped) == (images // 4, images % 4)
+    whole = run(make_config(micro=8, **settings), shards, tokenizer, stop=20)
+    for world, micro in [(2, 2), (4, 2)]:
+        ranks = [run(make_config(micro=micro, **settings), shards, tokenizer, r, world, 13, 20) for r in range(world)]
+        for step in range(13, 20):
+            epoch, (reference,) = whole[step]
+            assert epoch == step // quota.steps_per_epoch
+            parts = [batch for r in ranks for batch in r[step][1]]
+            assert torch.cat([part.sample_id for part in parts]).tolist() == reference.sample_id.tolist()
+            for part in parts:  # a rank's every second image is from the quota
+                assert shards.gaze[part.sample_id[1::2]].all()
+    shown = torch.cat([whole[s][1][0].sample_id[::2] for s in range(quota.steps_per_epoch)])
+    assert len(set(shown.tolist())) == len(shown) == images - quota.dropped
+
+
+def test_a_gaze_image_looks_different_each_time_it_comes(shards, tokenizer):
+    whole = run(make_config(micro=8, gaze_per_batch=4), shards, tokenizer, stop=10)  # 40 turns of some 20 images
+    seen: dict[int, list[bytes]] = {}
+    for _, (batch,) in whole.values():
+        for image, sample in zip(batch.image, batch.sample_id.tolist(), strict=True):
+            seen.setdefault(sample, []).append(image.numpy().tobytes())
+    assert max(map(len, seen.values())) > 2
+    assert all(len(set(looks)) == len(looks) for looks in seen.values())
+
+
+def test_a_quota_that_nothing_can_fill_is_a_configuration_error(shards, tokenizer):
+    blind = FakeShards(studies=12)
+    blind.gaze[:] = False
+    with pytest.raises(ConfigError, match=r"data\.gaze_per_batch is 2, but no image of the split 'train' has gaze"):
+        training_order(make_config(gaze_per_batch=2), blind)
+    with pytest.raises(ConfigError, match=r"data\.gaze_per_batch 8 leaves no place .* 8; give at most 7"):
+        validate({"data": {"gaze_per_batch": 8}, "train": {"global_batch": 8, "steps": 1}}, "test")
+
+
+# ------------------------------------------------------------------------------------------------ segments, refusals
 def test_gaze_groups_are_as_the_contract_says(shards, tokenizer):
     seen = 0
     for _, micro in run(make_config(micro=8), shards, tokenizer).values():
@@ -330,50 +392,6 @@ def test_a_reader_travels_to_another_process(shards, tokenizer):
     portion = Portion(0, 1, np.arange(4))
     reader = BatchReader(config, shards, tokenizer, "train")
     assert_equal(pickle.loads(pickle.dumps(reader))[portion], reader[portion])
-
-
-# ------------------------------------------------------------------------------------------------ real shards
-def test_a_shard_folder_gives_batches(tmp_path, tokenizer):
-    from PIL import Image
-
-    from data_prep.build import build
-    from data_prep.records import ImageRecord, Reading, Sentence
-
-    fixations = np.array([[0.2, 0.2, 0, 1, 0.05, 0.05], [0.8, 0.8, 1, 2, 0.05, 0.05]], np.float32)
-    reading = Reading("r", "a", (Sentence("small effusion", 0.0, 1.0), Sentence("clear lungs", 1.0, 2.0)), fixations)
-    records = []
-    for number in range(12):
-        path = tmp_path / f"{number}.png"
-        Image.fromarray(np.random.default_rng(number).integers(0, 256, (60, 70), dtype=np.uint8)).save(path)
-        records.append(
-            ImageRecord(
-                source="fake",
-                image_id=f"i{number}",
-                study_id=f"s{number // 2}",
-                patient_id=f"p{number // 2}",
-                split="train",
-                view="PA",
-                path=path,
-                relative_path=path.name,
-                findings="small left effusion",
-                labels={"Edema": 1},
-                readings=(reading,) if number % 3 == 0 else (),
-            )
-        )
-    build(records, tmp_path / "shards", image_size=40, image_format="png")
-    shards = ShardSet.open([tmp_path / "shards"])
-    settings = make_config(batch=4, micro=2, workers=1, augment={})
-    steps = run(settings, shards, tokenizer, stop=3)
-    batches = [batch for _, micro in steps.values() for batch in micro]
-    assert sorted(torch.cat([b.sample_id for b in batches]).tolist()) == list(range(12))
-    assert sum(len(b.segment_row) for b in batches) == 4 * 3  # four images with gaze: two sentences and the paragraph
-    for batch in batches:
-        for start, middle, end in batch.gaze.reshape(-1, 3, 4):
-            assert start.argmax() == 0
-            assert middle.argmax() == 3
-            np.testing.assert_allclose(end.numpy(), [0.5, 0, 0, 0.5], atol=0.05)
-    studies = [tuple(b.study.tolist()) for b in batches]
-    assert all(a == b for a, b in studies)  # two images a study, two images a micro-batch
 
 
 def test_the_fakes_speak_as_shards_do():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,13 +10,18 @@ from hypothesis import strategies as st
 from cogaze.data.order import GlobalOrder, SplitLayout, epoch_order, eval_batches, philox, rank_positions
 
 
-def make_layout(shards: list[list[int]]) -> SplitLayout:
-    """Shards given as the image counts of their studies."""
+def make_layout(shards: list[list[int]], gaze: Sequence[int] = ()) -> SplitLayout:
+    """Shards given as the image counts of their studies; `gaze` are the positions with gaze."""
     runs = np.array([run for shard in shards for run in shard], np.int64)
-    return SplitLayout(runs, np.zeros(runs.sum(), bool), np.array([sum(shard) for shard in shards], np.int64))
+    flags = np.isin(np.arange(runs.sum()), gaze)
+    return SplitLayout(runs, flags, np.array([sum(shard) for shard in shards], np.int64))
 
 
-layouts = st.lists(st.lists(st.integers(1, 4), max_size=8), min_size=1, max_size=6).map(make_layout)
+layouts = st.builds(
+    make_layout,
+    st.lists(st.lists(st.integers(1, 4), max_size=8), min_size=1, max_size=6),
+    st.lists(st.integers(0, 60), max_size=12),
+)
 seeds = st.integers(-(2**63), 2**63)
 windows = st.none() | st.integers(1, 7)
 groups = st.sampled_from(["study", "image"])
@@ -99,8 +106,8 @@ def test_the_order_never_changes():
 
 
 def test_streams_of_one_epoch_do_not_overlap():
-    words = [philox(3, 4, stream, item).random_raw(50).tolist() for stream in range(3) for item in range(3)]
-    assert len({word for run in words for word in run}) == 9 * 50
+    words = [philox(3, 4, stream, item).random_raw(50).tolist() for stream in range(4) for item in range(3)]
+    assert len({word for run in words for word in run}) == 12 * 50
 
 
 def test_a_window_below_one_is_refused():
@@ -132,11 +139,13 @@ def test_steps_are_the_epochs_in_order_and_any_of_them_is_found_directly(layout,
         return
     walked = GlobalOrder(layout, seed, batch, window, group_by)
     steps = [walked.step(s) for s in range(3 * walked.steps_per_epoch)]
+    assert (walked.steps_per_epoch, walked.dropped) == (layout.images // batch, layout.images % batch)
     for epoch in range(3):
         whole = epoch_order(layout, seed, epoch, window, group_by)
         mine = np.concatenate([s.positions for s in steps if s.epoch == epoch])
         assert np.array_equal(mine, whole[: len(mine)])
         assert len(whole) - len(mine) == walked.dropped < batch
+        assert len(set(mine.tolist())) == len(mine)
     s = data.draw(st.integers(0, len(steps) - 1))
     direct = GlobalOrder(layout, seed, batch, window, group_by).step(s)
     assert (direct.step, direct.epoch) == (s, steps[s].epoch)
@@ -151,14 +160,44 @@ def test_the_images_left_over_change_with_the_epoch():
     assert len(set().union(*left)) > 4
 
 
-def test_a_study_is_cut_by_the_border_of_a_step_alone():
-    layout = make_layout([[3] * 20])
-    order = GlobalOrder(layout, 1, 8)
-    studies = [study_of(layout)[order.step(s).positions] for s in range(order.steps_per_epoch)]
-    for s, step in enumerate(studies):
-        for study in set(step.tolist()):
-            homes = [i for i, other in enumerate(studies) if study in other]
-            assert homes in ([s], [s, s + 1], [s - 1, s])
+@given(layouts.filter(lambda layout: layout.images >= 12), seeds, st.integers(4, 12), windows)
+def test_only_the_study_on_a_border_is_cut_and_into_two_steps_in_a_row(layout, seed, batch, window):
+    order = GlobalOrder(layout, seed, batch, window)  # no study has more images than a step has places
+    steps = [study_of(layout)[order.step(s).positions] for s in range(order.steps_per_epoch)]
+    homes = {}
+    for s, studies in enumerate(steps):
+        for study in studies.tolist():
+            homes.setdefault(study, set()).add(s)
+    cut = {study: sorted(at) for study, at in homes.items() if len(at) > 1}
+    for study, at in cut.items():
+        assert at == [at[0], at[0] + 1]
+        assert steps[at[0]][-1] == steps[at[1]][0] == study  # its images stand on both sides of that border
+    assert len({at[0] for at in cut.values()}) == len(cut)  # one study a border at most
+    left_over = epoch_order(layout, seed, 0, window)[len(steps) * batch :]
+    for study, at in homes.items():  # nothing of a study is missing but what the end of the epoch cuts off
+        shown = sum((steps[s] == study).sum() for s in at)
+        assert shown + (study_of(layout)[left_over] == study).sum() == layout.study_runs[study]
+        assert shown == layout.study_runs[study] or max(at) == len(steps) - 1
+
+
+def test_a_study_larger_than_a_step_goes_on_in_the_next():
+    order = GlobalOrder(make_layout([[5]]), 0, 2)
+    assert (order.steps_per_epoch, order.dropped) == (2, 1)
+    assert [order.step(s).positions.tolist() for s in range(4)] == [[0, 1], [2, 3], [0, 1], [2, 3]]
+
+
+def test_one_image_is_a_whole_epoch():
+    order = GlobalOrder(make_layout([[1]]), 3, 1)
+    assert (order.steps_per_epoch, order.dropped) == (1, 0)
+    samples = [order.step(s) for s in range(3)]
+    assert [(s.epoch, s.positions.tolist(), s.draws.tolist()) for s in samples] == [(e, [0], [e]) for e in range(3)]
+
+
+def test_shards_without_images_change_nothing():
+    empty, none = make_layout([[], [2, 1], [], [3], []]), make_layout([[2, 1], [3]])
+    for layout in (empty, none):
+        steps = [GlobalOrder(layout, 0, 3, 1).step(s).positions for s in range(2)]
+        assert sorted(np.concatenate(steps).tolist()) == list(range(6))
 
 
 def test_bad_steps_and_batches_are_refused():
@@ -176,6 +215,30 @@ def test_ranks_and_micro_batches_in_order_give_the_step_back(world, micro, accum
     assert all(len(part) == accumulation for part in parts)
     assert all(piece.shape == (micro,) for part in parts for piece in part)
     assert np.array_equal(np.concatenate([piece for part in parts for piece in part]), positions)
+
+
+@given(
+    layouts.filter(lambda layout: layout.images >= 8),
+    seeds,
+    windows,
+    groups,
+    st.sampled_from([None, 1, 3]),
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from([1, 2, 4, 8]), st.data()), min_size=2, max_size=6),
+)
+@settings(max_examples=60)
+def test_a_run_cut_anywhere_goes_on_with_the_same_images_at_any_world_size(layout, seed, window, group_by, quota, legs):
+    """Each leg is a new process: a new order, another number of ranks and another micro-batch."""
+    quota = quota if layout.gaze.any() else None
+    unbroken = GlobalOrder(layout, seed, 8, window, group_by, quota)
+    at = 0
+    for length, world, data in legs:
+        micro = data.draw(st.sampled_from([m for m in (1, 2, 4, 8) if world * m <= 8]))
+        resumed = GlobalOrder(layout, seed, 8, window, group_by, quota)
+        for step in range(at, at + length):
+            positions = resumed.step(step).positions
+            ranks = [rank_positions(positions, rank, world, micro) for rank in range(world)]
+            assert np.array_equal(np.concatenate([p for parts in ranks for p in parts]), unbroken.step(step).positions)
+        at += length
 
 
 def test_a_remainder_is_an_error_that_names_what_fits():

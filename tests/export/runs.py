@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.optim import AdamW
 
-from cogaze import checkpoint
+from cogaze import checkpoint, saving
 from cogaze.config import Config, validate
 from cogaze.data.shards import ShardSet
 from cogaze.data.text import shard_texts, train_tokenizer
@@ -61,8 +62,8 @@ def save(run: Path, shards: ShardSet, config: Config, model: CoGazeModel) -> Pat
     state = checkpoint.TrainerState(
         step=STEP, samples_seen=56, world_size=2, seconds=90.0, manifest_digest=shards.digest
     )
-    engine: Any = SimpleNamespace(model=model, save_state=lambda folder: None)
-    return checkpoint.save(engine, train_tokenizer(shard_texts(shards, "train"), 120), state, run, config)
+    engine: Any = SimpleNamespace(model=model, deepspeed=False, optimizer=AdamW(model.parameters()))
+    return saving.save(engine, train_tokenizer(shard_texts(shards, "train"), 120), state, run, config)
 
 
 def write_results(folder: Path, manifest: str, step: int = STEP, shift: float = 0.0) -> None:

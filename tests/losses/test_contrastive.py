@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cogaze.losses.contrastive import contrastive_sum
 
@@ -142,3 +144,93 @@ def test_no_report_is_zero_with_a_gradient() -> None:
     for x in (image, text, scale):
         assert x.grad is not None
         assert x.grad.abs().sum() == 0
+
+
+# ------------------------------------------------------------------------------------------------ a few rows at a time
+def dense(image: torch.Tensor, text: torch.Tensor, scale: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Loss of each row (R,) of Eq. 2-4 with the whole matrix, where all rows have a report."""
+    scores = scale * image @ text.T  # (R,R)
+    target = (key[:, None] == key).to(scores.dtype)
+    target = target / target.sum(1, keepdim=True)
+    both = (torch.log_softmax(s, dim=1) for s in (scores, scores.T))
+    return -sum((target * log_q).sum(1) for log_q in both) / 2  # type: ignore[return-value]
+
+
+def relative(got: torch.Tensor, want: torch.Tensor, least: float) -> float:
+    """||a - b|| / ||b||; of a `want` below `least`, near 0 as a difference of numbers of that size, to `least`."""
+    return ((got.double() - want).norm() / want.norm().clamp(min=least)).item()
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rows=st.integers(2, 40),
+    chunk=st.integers(1, 45),
+    studies=st.sampled_from(STUDIES),
+    reports=st.sampled_from(["all", "some"]),
+    positives=st.sampled_from(["study", "self"]),
+)
+def test_any_chunk_equals_dense(seed: int, rows: int, chunk: int, studies: str, reports: str, positives: Any) -> None:
+    image, text, study, has = (torch.from_numpy(x) for x in draw(seed, rows, studies, reports, "random"))
+    key = study if positives == "study" else torch.arange(rows)
+    for dtype, limit in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        own = [x.to(dtype).requires_grad_() for x in (image, text, torch.tensor([1 / 0.07]))]
+        exact = [x.detach().double().requires_grad_() for x in own]
+        want = dense(exact[0][has], exact[1][has], exact[2], key[has]).sum()
+        want_gradients = torch.autograd.grad(want, exact)
+        loss = contrastive_sum(*own, study, has, positives, chunk)
+        assert relative(loss.detach(), want.detach(), least=float(has.sum()) + 1) <= limit
+        gradients = torch.autograd.grad(loss, own)
+        assert [g.dtype for g in gradients] == [dtype] * 3
+        together = [torch.cat([g.flatten() for g in found]) for found in (gradients, want_gradients)]
+        assert relative(*together, least=1 / 0.07) <= limit
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5, 100])
+def test_gradient_of_chunks(chunk: int) -> None:
+    image, text, study, has = (torch.from_numpy(x) for x in draw(4, 5, "mixed", "all", "random"))
+    scale = torch.tensor([2.0], dtype=torch.float64)
+    inputs = [x.requires_grad_() for x in (image, text, scale)]
+    assert torch.autograd.gradcheck(lambda i, t, s: 3 * contrastive_sum(i, t, s, study, has, "study", chunk), inputs)
+
+
+def test_autocast_does_not_reach_it() -> None:
+    image, text, study, has = (torch.from_numpy(x) for x in draw(4, 7, "mixed", "some", "random"))
+    results = []
+    for enabled in (False, True):
+        inputs = [x.float().requires_grad_() for x in (image, text, torch.tensor([9.0]))]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = contrastive_sum(*inputs, study, has, "study", 3)
+            results.append([loss.detach(), *torch.autograd.grad(loss, inputs)])
+    for plain, cast in zip(*results, strict=True):
+        assert cast.dtype == torch.float32
+        assert torch.equal(plain, cast)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any tensor made under it has."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.most = max([self.most, *(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor))])
+        return made
+
+
+def largest(rows: int, width: int, how: Any) -> int:
+    torch.manual_seed(0)
+    image, text = (torch.nn.functional.normalize(torch.randn(rows, width), dim=1).requires_grad_() for _ in range(2))
+    scale, study = torch.tensor([10.0], requires_grad=True), torch.arange(rows) // 2
+    with Largest() as watch:
+        torch.autograd.grad(how(image, text, scale, study), (image, text, scale))
+    return watch.most
+
+
+@pytest.mark.parametrize(("rows", "chunk"), [(60, 4), (61, 16), (200, 8), (400, 8), (20, 64)])
+def test_no_tensor_is_larger_than_a_chunk_of_rows(rows: int, chunk: int) -> None:
+    """Forward and backward; the features themselves are smaller here."""
+    every = torch.ones(rows, dtype=torch.bool)
+    most = largest(rows, 4, lambda i, t, s, study: contrastive_sum(i, t, s, study, every, "study", chunk))
+    assert most == min(rows, chunk) * rows
+    assert largest(rows, 4, lambda *inputs: dense(*inputs).sum()) == rows * rows  # the watch sees what it should

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.optim import AdamW
 
-from cogaze import checkpoint
+from cogaze import checkpoint, saving
 from cogaze.config import Config
 from cogaze.data.text import train_tokenizer
 from cogaze.model import CoGazeConfig, CoGazeModel, CoGazeProcessor
@@ -49,5 +50,5 @@ def tiny_citizen(seed: int = 0, settings: Config | None = None) -> CoGazeModel:
 
 def write_checkpoint(run: Path, model: CoGazeModel, config: Config, step: int = 3) -> Path:
     """A checkpoint folder of a run, as training leaves it."""
-    engine: Any = SimpleNamespace(model=model, save_state=lambda folder: None)
-    return checkpoint.save(engine, model.processor.tokenizer, checkpoint.TrainerState(step=step), run, config)
+    engine: Any = SimpleNamespace(model=model, deepspeed=False, optimizer=AdamW(model.parameters()))
+    return saving.save(engine, model.processor.tokenizer, checkpoint.TrainerState(step=step), run, config)

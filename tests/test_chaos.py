@@ -1,0 +1,52 @@
+"""A short `python -m tests.chaos`, and what its comparison finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import Found, chaos, compare, rows
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_is_the_unbroken_run(tmp_path: Path) -> None:
+    found = chaos(tmp_path, kills=5, seed=1, steps=12)
+    assert found.faults == []
+    assert sum(found.stops.values()) == 5
+
+
+def line(step: int, **more: object) -> str:
+    return (
+        json.dumps({"step": step, "epoch": 0, "samples_seen": 8 * step, "lr": 1e-3, "loss": 2.0 - step / 9, **more})
+        + "\n"
+    )
+
+
+def test_the_comparison_finds_what_is_wrong(tmp_path: Path) -> None:
+    good = "".join([line(1), line(2), line(2, event="eval", eval_loss=1.5), line(3)])
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "metrics.jsonl").write_text(good)
+    for name, text, words in (
+        ("same", good, None),
+        ("twice", good + line(3), "steps differ"),
+        ("missing", good.replace(line(2), ""), "steps differ"),
+        ("samples", good.replace('"samples_seen": 24', '"samples_seen": 32'), "samples_seen 32 for 24"),
+        ("loss", good.replace("1.5", "1.501"), "eval_loss 1.501 for 1.5"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "metrics.jsonl").write_text(text)
+        found = Found()
+        compare(tmp_path / "good", folder, found)
+        assert (not found.faults) if words is None else words in found.faults[0], name
+    shutil.copytree(tmp_path / "good", tmp_path / "partial")
+    (tmp_path / "partial" / "checkpoints" / ".step-00000003.partial").mkdir(parents=True)
+    found = Found()
+    compare(tmp_path / "good", tmp_path / "partial", found)
+    assert "left behind" in found.faults[0]
+    with (tmp_path / "good" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [row["step"] for row in rows(tmp_path / "good")] == [1, 2, 2, 3]  # half a line is none
