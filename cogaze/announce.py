@@ -80,7 +80,9 @@ def _measured(config: Config, engine: Engine, batch: Batch, class_weights: torch
     engine.model.train()
     counts = dist.all_sum(losses.local_counts(batch, config.loss))
     with budget.kept_for_backward(engine.model, *batch.model_inputs().values()) as kept:
-        outputs = engine.model(**batch.model_inputs()) if engine.stage != 3 else engine.forward(batch)
+        # the wrapped model where a backward follows it, or its weights are in parts
+        wrapped = engine.stage == 3 or engine.device.type == "cuda"
+        outputs = engine.forward(batch) if wrapped else engine.model(**batch.model_inputs())
         terms = losses.total(outputs, batch, counts, config.loss, class_weights)
     size = kept.bytes
     if engine.device.type != "cuda":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import json
 import os
 import sys
@@ -239,3 +240,15 @@ class Engine:
     def load_state(self, folder: Path) -> None:
         """The state `save_state` wrote; called by all ranks."""
         self.wrapped.load_checkpoint(str(folder), tag="zero", load_module_strict=False)
+
+    def close(self) -> None:
+        """End the process group; called by all ranks when nothing is left to do.
+
+        DDP's wrapper goes first. Otherwise its reducer drops the last reference to the group, waits for the group's
+        worker threads while holding the interpreter lock, and such a thread may be waiting for that lock to let go of
+        a tensor of the last all-gather: a rank that never ends (seen with torch 2.13 and gloo).
+        """
+        self.wrapped = self.model
+        self.accelerator.free_memory()
+        gc.collect()
+        self.accelerator.end_training()

@@ -81,7 +81,7 @@ def train(config: Config, *, dry_run: bool = False, profile_steps: int = 0) -> i
         announce.announce(config, engine, shards, order, total_steps, micro_batches)
     if dry_run:
         announce.dry_run(config, engine, shards, tokenizer, class_weights)
-        accelerator.end_training()
+        engine.close()
         return 0
 
     # -------------------------------------------------------------------------------------------- resume
@@ -214,7 +214,7 @@ def train(config: Config, *, dry_run: bool = False, profile_steps: int = 0) -> i
     tracker.end("FAILED" if problem else "FINISHED" if exit_code == 0 else "KILLED")
     if main:
         log.info("%d of %d steps done in %.0f s of training", state.step, total_steps, clock.seconds)
-    accelerator.end_training()
+    engine.close()
     if problem is not None:
         raise checkpoint.CheckpointError(f"training ended at step {state.step} unsaved: {problem}")
     if exit_code == STOPPED:

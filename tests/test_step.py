@@ -70,7 +70,7 @@ if dist.rank() == 0:
     with open(out, "w") as f:
         json.dump({"rows": rows, "state": state, "evaluated": evaluated}, f)
 dist.barrier()
-accelerator.end_training()
+engine.close()
 """
 
 
