@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import BertModel, Dinov2Model
 
-from cogaze.checkpoint import load_for_evaluation
+from cogaze.checkpoint import TrainerState, load_for_evaluation
 from cogaze.config import ConfigError, dump
 from cogaze.data.text import load_tokenizer, train_tokenizer
 from cogaze.model import CoGazeConfig, CoGazeModel
@@ -242,7 +243,7 @@ def test_the_untrained_model_has_the_weights_that_training_started_from(
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
     tokenizer.save_pretrained(folder / "tokenizer")
     (folder / "config.yaml").write_text(dump(settings))
-    (folder / "trainer.json").write_text("{}")
+    (folder / "trainer.json").write_text(json.dumps(asdict(TrainerState())))
     trained, _, _ = load_for_evaluation(folder)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in trained.state_dict().items())
     untrained, _, _ = load_for_evaluation(folder, untrained=True)
