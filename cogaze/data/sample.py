@@ -208,9 +208,10 @@ def _segments(
         windows.append((" ".join(text for text, *_ in windows), -np.inf, np.inf, 0.0))  # the paragraph
         weights = np.stack([segment_weights(fixations, *window) for _, *window in windows])  # (S,F)
         maps = gaze_maps(fixations, weights, crop, config)  # (S,P)
-        kept: NDArray[np.bool_] = np.any(maps, axis=1)  # (S,)
-        # wherever a reading has segments, its last one is the paragraph
-        kept[-1 if config.data.unseen_sentences == "drop" else slice(None)] |= bool(kept.any())
+        if not maps.any():
+            continue
+        kept = gives_segment(maps, config)  # (S,)
+        kept[-1] = True  # wherever a reading has segments, its last one is the paragraph
         for row in np.flatnonzero(kept).tolist():
             segments.append(
                 Segment(
@@ -232,6 +233,14 @@ def gaze_maps(fixations: NDArray[np.floating], weights: Float64, crop: Crop, con
     if config.data.gaze_maps == "rendered":
         return rendered_maps(fixations, weights, crop, config.data.image_size, config.model.vision.patch_size)
     return patch_maps(fixations, weights, crop, config.grid)
+
+
+def gives_segment(maps: Float32, config: Config) -> NDArray[np.bool_]:
+    """Which sentences of a reading with gaze inside the crop become segments: their maps (S,P) -> (S,).
+
+    Those with a map, or all of them (`data.unseen_sentences`). Who counts a reading's segments counts by this.
+    """
+    return np.any(maps, axis=1) | (config.data.unseen_sentences == "keep")
 
 
 def padding_row(sample: Sample) -> Sample:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cogaze.config import AugmentConfig, Config
 from cogaze.data.gaze import fixations_inside, segment_weights
-from cogaze.data.sample import decode, gaze_maps
+from cogaze.data.sample import decode, gaze_maps, gives_segment
 from cogaze.data.text import report_text
 from cogaze.evaluate import figures
 from cogaze.observations import OBSERVATIONS
@@ -98,14 +98,11 @@ def _findings(meta: dict[str, Any]) -> list[str]:
 def _sentence(
     raw: RawSample, reading: int, number: int, crop: Any, config: Config
 ) -> tuple[str | None, list[tuple[float, float, float]]]:
-    """Words and fixations (x %, y %, radius %) of the `number`-th sentence of a reading that has a map.
-
-    Counts like the loader: sentences whose map in the crop is empty are passed over.
-    """
+    """Words and fixations (x %, y %, radius %) of the `number`-th sentence of a reading, counted as the loader does."""
     fixations = raw.gaze[reading]
     spoken = [s for s in raw.meta["readings"][reading]["sentences"] if s["text"].strip()]
     weights = np.stack([segment_weights(fixations, s["start"], s["end"], config.data.lead) for s in spoken])  # (S,F)
-    kept = np.flatnonzero(gaze_maps(fixations, weights, crop, config).any(axis=1))
+    kept = np.flatnonzero(gives_segment(gaze_maps(fixations, weights, crop, config), config))
     if number >= len(kept):
         return None, []
     row = int(kept[number])

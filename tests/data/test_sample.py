@@ -245,6 +245,23 @@ def test_segments_are_the_sentences_with_gaze_and_then_the_paragraph(tokenizer):
             assert all(segment.fixations is None for segment in sample.segments)
 
 
+def test_unseen_sentences_may_be_kept_as_zero_rows(tokenizer):
+    """The second sentence has no gaze: a zero row in its place; a reading without any gaze still gives nothing."""
+    readings = [spoken(("small effusion", 0.0, 2.0), ("clear", 2.0, 3.0), ("rib", 3.0, 5.0)), spoken(("heart", 0, 1))]
+    gaze = {0: looked((LEFT, 0.0, 1.0), (RIGHT, 4.0, 5.0)), 1: looked((OUTSIDE, 0.0, 1.0))}
+    sample = build_sample(
+        make_raw(gaze=gaze, readings=readings), 0, make_config(unseen_sentences="keep"), tokenizer, None
+    )
+    got = [(s.reading, words(tokenizer, s.ids)[2:], s.paragraph, s.gaze.tolist()) for s in sample.segments]
+    assert got == [
+        (0, ["small", "effusion"], False, [1, 0, 0, 0]),
+        (0, ["clear"], False, [0, 0, 0, 0]),
+        (0, ["rib"], False, [0, 1, 0, 0]),
+        (0, ["small", "effusion", "clear", "rib"], True, [0.5, 0.5, 0, 0]),
+    ]
+    assert sample.segments[1].fixations.shape == (0, 3)
+
+
 def test_lead_gives_a_sentence_the_look_before_it(tokenizer):
     raw = make_raw(gaze={0: looked((LEFT, 0.0, 1.0), (RIGHT, 1.0, 2.0))}, readings=[spoken(("rib", 1.0, 2.0))])
     without = build_sample(raw, 0, make_config(), tokenizer, None).segments[0].gaze
