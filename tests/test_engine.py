@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cogaze.config import ConfigError
-from cogaze.engine import deepspeed_settings
-from tests.model.tiny import tiny_settings
+from cogaze.engine import Engine, deepspeed_settings
+from cogaze.model import CoGazeConfig, CoGazeModel
+from cogaze.step import evaluate_loss
+from tests.model.tiny import VOCABULARY, random_batch, tiny_settings
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,24 @@ def test_offload_to_where_no_checkpoint_reaches_is_refused(
     else:
         with pytest.raises(ConfigError, match=rf"the DeepSpeed file's {next(iter(offload))}: all of it may go to cpu"):
             deepspeed_settings(tiny_settings(), 3, 1)
+
+
+@pytest.mark.parametrize(("precision", "halved"), [("fp32", False), ("bf16", True)])
+@pytest.mark.parametrize("deepspeed", [False, True])
+def test_evaluation_runs_in_the_precision_of_training(precision: str, halved: bool, deepspeed: bool) -> None:
+    """The bare model is evaluated, without what accelerate or DeepSpeed wrap around it in training."""
+    config = tiny_settings()
+    config.train.precision = precision  # type: ignore[assignment]
+    torch.manual_seed(0)
+    model = CoGazeModel(CoGazeConfig.from_settings(config, VOCABULARY, 0))
+    engine = Engine.__new__(Engine)  # no process group, no wrapper
+    engine.config, engine.model, engine.device, engine.twin = config, model, torch.device("cpu"), None
+    engine.stage, engine.deepspeed, engine._averaging = (2 if deepspeed else None), deepspeed, False
+    seen: list[tuple[bool, torch.dtype]] = []
+    model.register_forward_pre_hook(
+        lambda *_: seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+    )
+    figures = evaluate_loss(engine, [random_batch(0, images=3), random_batch(1, images=3)], torch.ones(14))
+    assert seen == [(halved, torch.bfloat16)] * 2
+    assert figures["eval_loss"] > 0
+    assert model.training  # as it was
