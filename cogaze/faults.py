@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -30,6 +30,7 @@ REPEAT_S = 2.0  # Slurm signals every process of a step and our launcher forward
 # what torch raises, as plain RuntimeErrors, where memory or the other ranks are missing
 _NO_MEMORY = re.compile(r"out of memory|not enough memory|can't allocate memory|cannot allocate memory", re.IGNORECASE)
 _NO_ANSWER = re.compile(r"timed out|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
+_GO_ON = " The newest checkpoint is untouched; start again to go on from it."
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -66,25 +67,62 @@ class RunFault(RuntimeError):
 @contextmanager
 def explained(config: Config, batches: Sequence[Batch]) -> Iterator[None]:
     """Runs a step; raises RunFault, with the numbers that matter, where memory runs out or a rank does not answer."""
+    train = config.train
+    waited = (
+        f"{train.step_timeout_minutes:g} minutes (train.step_timeout_minutes; until the first step is done "
+        f"{train.timeout_minutes:g}, train.timeout_minutes)"
+    )
+    with _explained(lambda: _step_memory(config, batches), waited, _GO_ON):
+        yield
+
+
+@contextmanager
+def explained_evaluation(config: Config) -> Iterator[None]:
+    """The same around an evaluation of the training loop."""
+    train, batch = config.train, config.eval.batch
+    remedies = [
+        f"eval.batch={batch // 2} (of the figures, eval_loss and its terms change: fewer reports are compared)"
+        if batch > _world()
+        else "",
+        "more ranks, which share eval.batch",
+        "train.strategy=zero2 (zero3 evaluates on a whole copy of the weights)" if train.strategy == "zero3" else "",
+        "" if config.eval.max_batches else "eval.max_batches, which keeps fewer rows of the split in the host's memory",
+    ]
+    waited = f"{train.timeout_minutes:g} minutes (train.timeout_minutes)"
+    with _explained(lambda: _evaluation_memory(config, remedies) + _GO_ON, waited, _GO_ON):
+        yield
+
+
+@contextmanager
+def explained_command(config: Config, minutes: float) -> Iterator[None]:
+    """The same around the work of `cogaze evaluate`, whose ranks wait `minutes` for one another."""
+    batch = config.eval.batch
+    remedies = [
+        f"--batch-size {batch // 2} (the figures stay the same)" if batch > _world() else "",
+        "more ranks, which share a batch: torchrun --nproc_per_node N -m cogaze evaluate ...",
+    ]
+    with _explained(lambda: _evaluation_memory(config, remedies), f"{minutes:g} minutes", ""):
+        yield
+
+
+@contextmanager
+def _explained(no_memory: Callable[[], str], waited: str, after: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError and DistBackendError are RuntimeErrors
+        if type(error).__module__.startswith("cogaze."):  # it has said what to do
+            raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-            raise RunFault(_memory_message(config, batches, first)) from error
-        if _NO_ANSWER.search(str(error)) and os.environ.get("WORLD_SIZE", "1") != "1":
-            limit = config.train.step_timeout_minutes
+            raise RunFault(f"out of memory: {no_memory()} ({first})") from error
+        if _NO_ANSWER.search(str(error)) and _world() > 1:
             raise RunFault(
-                f"another rank has died, or has not answered for {limit:g} minutes (train.step_timeout_minutes; until "
-                f"the first step is done {config.train.timeout_minutes:g}, train.timeout_minutes): look for its own "
-                f"message. The newest checkpoint is untouched; start again to go on from it. ({first})"
+                f"another rank has died, or has not answered for {waited}: look for its own message.{after} ({first})"
             ) from error
         raise
 
 
-def _memory_message(config: Config, batches: Sequence[Batch], first: str) -> str:
-    from .meters import peak_memory_bytes
-
+def _step_memory(config: Config, batches: Sequence[Batch]) -> str:
     train = config.train
     largest = max(batches, key=lambda batch: batch.token_ids.numel())
     texts, tokens = largest.token_ids.shape
@@ -98,12 +136,31 @@ def _memory_message(config: Config, batches: Sequence[Batch], first: str) -> str
         "" if config.text.max_tokens <= 128 else "a smaller text.max_tokens",
     ]
     return (
-        f"out of memory: a micro-batch of {train.micro_batch} images of {config.data.image_size} px with {texts} texts "
-        f"of up to {tokens} tokens and {largest.gaze.shape[0]} gaze segments, in {train.precision}"
-        f"{' with activation checkpointing' if train.checkpointing else ''}; at most "
-        f"{peak_memory_bytes() / 2**30:.2f} GiB were held{_of_device()}. Try {'; or '.join(filter(None, remedies))}. "
-        f"`--dry-run` measures a micro-batch beforehand. ({first})"
+        f"a micro-batch of {train.micro_batch} images of {config.data.image_size} px with {texts} texts of up to "
+        f"{tokens} tokens and {largest.gaze.shape[0]} gaze segments, in {train.precision}"
+        f"{' with activation checkpointing' if train.checkpointing else ''}; {_held()}. "
+        f"Try {'; or '.join(filter(None, remedies))}. `--dry-run` measures a micro-batch beforehand."
     )
+
+
+def _evaluation_memory(config: Config, remedies: Sequence[str]) -> str:
+    batch, world = config.eval.batch, _world()
+    share = f", {-(-batch // world)} a rank," if world > 1 else ""
+    return (
+        f"an evaluation batch of {batch} images{share} of {config.data.image_size} px with texts of up to "
+        f"{config.text.max_tokens} tokens, in {config.train.precision}; {_held()}. "
+        f"Try {'; or '.join(filter(None, remedies))}."
+    )
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _held() -> str:
+    from .meters import peak_memory_bytes
+
+    return f"at most {peak_memory_bytes() / 2**30:.2f} GiB were held{_of_device()}"
 
 
 def _of_device() -> str:

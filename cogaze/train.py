@@ -28,7 +28,7 @@ from .data.shards import ShardSet
 from .engine import Engine, accumulation, make_accelerator
 from .evaluate import suite, watching
 from .evaluate.curves import draw_curves
-from .faults import STOPPED, RunFault, StopRequest, explained, gave_up, leave, skipped
+from .faults import STOPPED, RunFault, StopRequest, explained, explained_evaluation, gave_up, leave, skipped
 from .model import CoGazeConfig, CoGazeModel
 from .observations import OBSERVATIONS
 from .profiling import StepProfiler
@@ -129,7 +129,8 @@ def train(config: Config, *, dry_run: bool = False, profile_steps: int = 0) -> i
         """Adds an evaluation line; returns what `saver.save` needs to know if it is the best so far, else None."""
         with standing_still():
             saver.wait()  # loader processes are forked now, which a writing thread must not be part of
-            figures = watching.figures(engine, config, shards, tokenizer, class_weights, center)
+            with explained_evaluation(config):
+                figures = watching.figures(engine, config, shards, tokenizer, class_weights, center)
             row = {"event": "eval", "step": state.step, **figures}
             state.eval_history.append({k: v for k, v in row.items() if isinstance(v, (int, float))})
             if metrics is not None:

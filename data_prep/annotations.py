@@ -30,7 +30,7 @@ from cogaze.observations import OBSERVATIONS
 from data_prep.json_stream import elements
 from data_prep.records import FIXATION_COLUMNS, ImageRecord, Quarantine, Reading, Sentence, SourceError
 from data_prep.sections import clean_text
-from data_prep.tables import clean_id
+from data_prep.tables import clean_id, is_file
 
 SOURCE = "cogaze_annotations"
 WHERE = "get the annotation files from the repository of CoGaze, and the images from MIMIC-CXR-JPG (PhysioNet)"
@@ -120,7 +120,7 @@ def _records(path: Path, images: Path, gaze: Path | None, quarantine: Quarantine
                 found[record.image_id] = replace(known, readings=(*known.readings, reading))
     for record in sorted(found.values(), key=lambda r: (r.patient_id, r.study_id, r.image_id)):
         places = (images / record.relative_path, images / "files" / record.relative_path)
-        file = next((place for place in places if place.is_file()), None)
+        file = next((place for place in places if is_file(place)), None)
         if record.image_id in conflicts:
             quarantine.add(SOURCE, "records of one image contradict each other", id=record.image_id)
         elif file is None:
@@ -266,7 +266,7 @@ def _reading(item: Mapping[str, Any], image_id: str, gaze: Path | None, quaranti
     except ValueError as error:
         aside("reading without a usable lookup table", f"{LOOKUP}: {error}")
         return None
-    heatmaps = tuple(file if file.is_file() else None for file in files)
+    heatmaps = tuple(file if is_file(file) else None for file in files)
     for file, there in zip(files, heatmaps, strict=True):
         if there is None:
             aside("heat map missing", file.name)

@@ -5,7 +5,7 @@
 The plan decides every key, so the bytes depend on the records and the settings alone: not on the number of processes,
 not on what was interrupted, and not on which images turn out to be unreadable (they leave a gap in the numbering).
 Memory does not grow with the records. A shard is there under its name when it is whole; the manifest is written last,
-so a folder that has one is complete. `data_prep/ledger.py` says what is remembered in between.
+so a folder that has one is complete. `data_prep/shards/ledger.py` says what is remembered in between.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from cogaze import __version__
 from cogaze.data.schema import IMAGE_FORMATS, SCHEMA_VERSION, parse_json
 from data_prep.heatmap_files import Aside, add_maps
 from data_prep.images import GREY_MAPPINGS, GreyMapping, ImageError, ImageFormat, encode, load_grey
-from data_prep.ledger import (
+from data_prep.processes import pool
+from data_prep.records import ImageRecord, Quarantine
+from data_prep.shards.ledger import (
     WORK,
     BuildError,
     Ledger,
@@ -38,7 +40,7 @@ from data_prep.ledger import (
     refuse_if_in_use,
     write_header,
 )
-from data_prep.plan import (
+from data_prep.shards.plan import (
     UNSEEN,
     PlanError,
     ShardPlan,
@@ -50,11 +52,9 @@ from data_prep.plan import (
     source_digests,
     spool_records,
 )
-from data_prep.processes import pool
-from data_prep.pseudonyms import hashed_checksum, hashed_records, hashed_rows
-from data_prep.records import ImageRecord, Quarantine
-from data_prep.shard_files import BusyError, ShardWriter
-from data_prep.spool import Spool, Spooled
+from data_prep.shards.pseudonyms import hashed_checksum, hashed_records, hashed_rows
+from data_prep.shards.spool import Spool, Spooled
+from data_prep.shards.writer import BusyError, ShardWriter
 from data_prep.stats import Totals
 
 __all__ = ["BuildError", "ShardWriter", "build", "finish"]
@@ -94,7 +94,7 @@ def build(
 ) -> dict[str, Any]:
     """Write `records` as a shard folder at `out` and return its manifest.
 
-    `image_size` is the shortest side in px, `dicom_grey` how DICOM pixels become grey (data_prep/dicom.py).
+    `image_size` is the shortest side in px, `dicom_grey` how DICOM pixels become grey (data_prep/dicom/pixels.py).
     `quarantine` is what the reader sets aside (it may still grow while `records` is read). `parts` says which optional
     parts of the source were found. With `salt` (pseudonyms.read_salt) no id of the source gets into the folder. The
     same records and settings give the same bytes at any number of `jobs`.

@@ -6,6 +6,7 @@ their luminance. What cannot be used leaves its row black; a reading of which no
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,18 @@ Aside = tuple[str, str, str]  # reading id, reason, detail
 
 class HeatmapError(ValueError):
     """A picture that is no usable heat map; the message is a short fixed phrase."""
+
+
+def content_digest(path: Path) -> str | None:
+    """Hexadecimal sha256 of a picture file; None for one that cannot be read, which `read_map` says why."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except OSError:
+        return None
+    return digest.hexdigest()
 
 
 def add_maps(

@@ -26,7 +26,7 @@ MAX_ASPECT = 8.0
 ORIENTATION = 0x0112  # EXIF tag
 
 ImageFormat = Literal["jpg", "png"]
-GreyMapping = Literal["window", "minmax-equalized"]  # of DICOM pixels, see data_prep/dicom.py
+GreyMapping = Literal["window", "minmax-equalized"]  # of DICOM pixels, see data_prep/dicom/pixels.py
 GREY_MAPPINGS: tuple[GreyMapping, ...] = get_args(GreyMapping)
 
 

@@ -17,7 +17,7 @@ How the parts are reconciled:
 - Several copies of an image: the largest kind is used, in the order of IMAGE_FOLDERS (the 256 px copies come last).
 - Patients are not published, so each study counts as one patient; splits are drawn by a hash of the uid, which keeps
   a study where it is however the collection grows.
-- Labels come from the MeSH headings (data_prep.labels.iu_labels), of the CSV, else the XML, else the CSV's Problems.
+- Labels come from the MeSH headings (data_prep/labels/mesh.py), of the CSV, else the XML, else the CSV's Problems.
 Every study, listed image and image file ends in a record or in the quarantine.
 """
 
@@ -33,7 +33,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException, ElementTree
 
-from data_prep.labels import iu_labels
+from data_prep.labels.mesh import iu_labels
 from data_prep.records import ImageRecord, Quarantine, SourceError
 from data_prep.sections import clean_text
 from data_prep.splits import split_by_hash

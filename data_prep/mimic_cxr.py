@@ -26,7 +26,7 @@ from cogaze.observations import VIEWS, view_index
 from data_prep import egd as egd_reader
 from data_prep import reflacx as reflacx_reader
 from data_prep.hand_set import study_sections
-from data_prep.labels import LabelVector, as_labels, read_label_table
+from data_prep.labels.tables import LabelVector, as_labels, read_label_table
 from data_prep.mimic_layout import METADATA, discover, study_folder, versioned
 from data_prep.records import ImageRecord, Quarantine, Reading, SourceError
 from data_prep.sections import LAST_PARAGRAPH, decode_report

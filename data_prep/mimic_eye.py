@@ -21,7 +21,7 @@ from typing import Literal
 
 from data_prep import egd, reflacx
 from data_prep.fixations import report_counts
-from data_prep.labels import read_label_table
+from data_prep.labels.tables import read_label_table
 from data_prep.mimic_cxr import SOURCE, TEST_LABELS, plan_of, read_report, records_of
 from data_prep.records import ImageRecord, Quarantine, Reading, SourceError
 from data_prep.tables import find_table, require_table

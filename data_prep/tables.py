@@ -9,6 +9,7 @@ a single bad row goes to the quarantine with file and line.
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import re
 import zlib
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 BLANK = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>"})
 MALFORMED = "malformed row"
+MAX_ID_BYTES = 200  # of UTF-8; the name of a file may have 255
 
 
 def find_table(folder: Path, stem: str) -> Path | None:
@@ -119,6 +121,16 @@ def keyed(
     return Keyed(kept, conflicts)
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file, for a path from a cell: a name longer than any file system takes is none."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
 def clean_id(text: str) -> str:
     """An id as a clean string: "59999901.0" and " 59999901 " give "59999901".
 
@@ -130,7 +142,7 @@ def clean_id(text: str) -> str:
         name = whole.group(1)
     if name.lower() in BLANK:
         raise ValueError("the id is blank")
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > MAX_ID_BYTES:
         raise ValueError(f"{name[:40]!r} is not an id")
     return name
 

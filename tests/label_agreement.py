@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cogaze.observations import OBSERVATIONS
-from data_prep.labeller import label_report
+from data_prep.labels.rules import label_report
 from data_prep.records import ImageRecord, Quarantine
 from data_prep.sources import SOURCES
 

@@ -74,7 +74,7 @@ def train(made: Engine, config: Config) -> dict[str, Any]:
 
 def saved_and_opened(made: Engine, config: Config, folder: Path) -> dict[str, Any]:
     """The average as the checkpoint has it, as a new engine has it that opened it, and as an evaluation sees it."""
-    from tests.test_saving import TOKENIZER
+    from tests.saves import TOKENIZER
 
     before = weights_of(made.whole())
     with made.averaged():

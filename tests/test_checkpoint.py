@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
-from cogaze import checkpoint, keeping
+from cogaze import checkpoint, keeping, saving
 from cogaze.checkpoint import CheckpointError, TrainerState
 from cogaze.config import Config, validate
 from tests.model.tiny import tiny_model
+from tests.saves import TOKENIZER, make_engine, settings, state_of
 
 
 def written(run: Path, step: int) -> Path:
@@ -118,3 +121,69 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     save_file(weights | {"log_gaze_scale": weights["image_latents"].clone()}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="of another shape, first log_gaze_scale"):
         checkpoint.load_weights(tiny_model(), tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ what does not fit
+def test_what_does_not_fit_is_refused_by_name_with_both_values(tmp_path: Path) -> None:
+    config = settings()
+    facts: dict[str, Any] = {"manifest_digest": "a" * 64, "frozen_source": "old/encoder", "frozen_sha256": "c" * 64}
+    folder = saving.save(make_engine(), TOKENIZER, TrainerState(step=2, **facts), tmp_path, config)
+    engine = make_engine(seed=1, steps=0)
+
+    def refusal(config: Config = config, **changes: Any) -> str:
+        with pytest.raises(CheckpointError) as raised:
+            checkpoint.resume(engine, folder, config, TrainerState(**(facts | changes)))
+        return str(raised.value)
+
+    before = state_of(engine.model)
+    assert "manifest aaaaaaaaaaaa -> bbbbbbbbbbbb" in refusal(manifest_digest="b" * 64)
+    said = refusal(frozen_source="other/encoder", frozen_sha256="d" * 64)
+    assert "model.vision.pretrained: old/encoder -> other/encoder, sha256 cccccccccccc -> dddddddddddd" in said
+    assert "sha256 cccccccccccc -> none" in refusal(frozen_source=None, frozen_sha256="")
+    tree = config.model_dump(mode="json")
+    tree["model"]["text"]["dropout"] = 0.1
+    tree["optim"]["lr"] = 0.5
+    assert "model.text.dropout: 0.0 -> 0.1; optim.lr: 5e-05 -> 0.5" in refusal(validate(tree, "test"))
+
+    (folder / "config.yaml").write_text("loss: {hinge: {weight: 1}}")
+    assert "written by another version of cogaze" in refusal()
+    assert "unknown key loss.hinge" in refusal()
+    trainer = json.loads((folder / "trainer.json").read_text())
+    (folder / "trainer.json").write_text(json.dumps({**trainer, "schema_version": 1}))
+    assert "checkpoint schema 1, this code goes on from 3 only" in refusal()
+    assert checkpoint.read_state(folder).step == 2  # but it is readable
+    assert all(torch.equal(value, before[name]) for name, value in engine.model.state_dict().items())
+
+
+def test_an_encoder_may_move_and_the_settings_of_keeping_may_change(tmp_path: Path) -> None:
+    config = settings(keep_best="eval_loss")
+    state = TrainerState(step=2, frozen_source="here", frozen_sha256="c" * 64)
+    state.best = {"metric": "eval_loss", "value": 1.0, "step": 2}
+    folder = saving.save(make_engine(), TOKENIZER, state, tmp_path, config)
+    tree = config.model_dump(mode="json")
+    tree["model"]["vision"]["pretrained"] = "there"
+    tree["train"] |= {"keep_best": "gaze_nss", "keep_every": 7, "keep_last": 5, "strategy": "ddp"}
+    now = TrainerState(frozen_source="there", frozen_sha256="c" * 64)
+    assert checkpoint.resume(make_engine(steps=0), folder, config, now).best == state.best
+    assert checkpoint.resume(make_engine(steps=0), folder, validate(tree, "test"), now).best is None  # of eval_loss
+
+
+def test_the_digest_of_a_frozen_encoder() -> None:
+    def digest(seed: int = 0, trainable: Any = "none", change: str | None = None) -> str:
+        model = tiny_model(seed, vision={"trainable": trainable})
+        model.vision.encoder.embeddings.mask_token = torch.nn.Parameter(torch.zeros(1, 8))
+        model.vision.freeze()
+        if change is not None:
+            with torch.no_grad():
+                dict(model.named_parameters())[change].view(-1)[0].add_(1e-12)
+        return checkpoint.frozen_digest(model)
+
+    assert digest(trainable="all") == ""
+    assert len(digest()) == 64
+    assert digest() == digest()
+    assert digest(trainable=1) not in ("", digest())  # fewer are frozen
+    assert digest(seed=1) != digest()
+    assert digest(change="vision.encoder.embeddings.cls_token") != digest()
+    assert digest(change="vision.encoder.embeddings.mask_token") == digest()  # never used
+    assert digest(change="log_logit_scale") == digest()  # trained
+    assert digest(trainable=1, change="vision.encoder.layernorm.bias") == digest(trainable=1)

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from cogaze.config import Config, load
-from cogaze.data.loader import training_order
+from cogaze.data.loader import LoaderError, training_order
 from cogaze.data.shards import ShardSet
-from cogaze.faults import RunFault, StopRequest, explained
+from cogaze.faults import RunFault, StopRequest, explained, explained_command, explained_evaluation
 from cogaze.privacy import hashed, place, salt_of
 from tests.model.tiny import random_batch
 from tests.phantoms import TINY, phantom_shards
@@ -92,6 +92,62 @@ def test_remedies_that_are_in_force_are_not_proposed() -> None:
     assert "checkpointing" not in remedies
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"), MemoryError()])
+def test_an_evaluation_without_memory_is_told_its_own_numbers_and_remedies(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RunFault) as told, explained_evaluation(settings("eval.batch=20", "eval.max_batches=null")):
+        raise error
+    text = str(told.value)
+    assert text.startswith("out of memory: an evaluation batch of 20 images, 7 a rank, of 56 px with texts of up to 64")
+    assert "in fp32; at most" in text
+    assert "Try eval.batch=10 (of the figures, eval_loss" in text
+    assert "more ranks, which share eval.batch; or eval.max_batches" in text
+    assert not any(name in text for name in ("micro_batch", "checkpointing", "zero", "--dry-run"))  # of no help here
+    assert "The newest checkpoint is untouched; start again" in text
+    assert text.endswith(f"({str(error) or 'MemoryError'})")
+
+
+def test_remedies_that_cannot_help_an_evaluation_are_not_proposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One image a rank already, few batches already; ZeRO-3 alone holds a copy of the weights to evaluate on."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = settings("eval.batch=2", "eval.max_batches=3", "train.strategy=zero3")
+    with pytest.raises(RunFault) as told, explained_evaluation(config):
+        raise MemoryError
+    assert (
+        str(told.value).partition("Try ")[2].startswith("more ranks, which share eval.batch; or train.strategy=zero2")
+    )
+    with pytest.raises(RunFault) as told, explained_command(config, 30):
+        raise MemoryError
+    assert str(told.value).partition("Try ")[2].startswith("more ranks")
+
+
+@pytest.mark.parametrize("world", ["1", "2"])
+def test_a_rank_that_is_gone_in_an_evaluation_is_told_with_its_own_limit(
+    monkeypatch: pytest.MonkeyPatch, world: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world)
+    gone = RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1234")
+    for around, said in (
+        (explained_evaluation(settings("train.timeout_minutes=7")), "for 7 minutes (train.timeout_minutes): look for"),
+        (explained_command(settings(), 30), "for 30 minutes: look for its own message. ([gloo]"),
+    ):
+        with pytest.raises(RuntimeError) as told, around:
+            raise gone
+        if world == "1":  # alone, it is some other connection
+            assert told.value is gone
+        else:
+            assert said in str(told.value)
+
+
+def test_what_has_been_explained_is_not_explained_again() -> None:
+    told = LoaderError("a process that reads the data has died, most likely out of memory")
+    with pytest.raises(LoaderError) as passed, explained_evaluation(settings()):
+        raise told
+    assert passed.value is told
+
+
 # ------------------------------------------------------------------------------------------------ whole runs
 def arguments(run: Path, *more: str) -> list[str]:
     shards = f"data.shards=[{phantom_shards()}]"
@@ -100,6 +156,35 @@ def arguments(run: Path, *more: str) -> list[str]:
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_training_whose_evaluation_lacks_memory_ends_with_the_remedy(tmp_path: Path) -> None:
+    """First in the losses, then, gone on from the step before, in the zero-shot and retrieval figures."""
+    program = (
+        "import sys, torch\n"
+        "from cogaze import step\n"
+        "from cogaze.cli.main import run\n"
+        "from cogaze.evaluate import suite\n"
+        "def nothing_left(*_, **__): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')\n"
+        "kept, step.evaluate_loss = step.evaluate_loss, nothing_left\n"
+        "first = run(['train', *sys.argv[1:]])\n"
+        "step.evaluate_loss, suite.evaluate_all = kept, nothing_left\n"
+        "sys.exit(10 * first + run(['train', *sys.argv[1:]]))\n"
+    )
+    given = arguments(tmp_path / "run", "train.steps=3", "train.save_every=1", "eval.every=2")
+    command = [sys.executable, "-c", program, *given]
+    done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 11, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("cogaze: ")]
+    assert len(said) == 2
+    for line in said:
+        assert line.startswith("cogaze: out of memory: an evaluation batch of 8 images of 56 px")
+        assert "Try eval.batch=4" in line
+        assert line.endswith("start again to go on from it. (CUDA out of memory. Tried to allocate 2.00 GiB)")
+    assert "resumed step-00000001 at step 1 of 3" in done.stdout
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [1, 2]  # no evaluation line
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("step-*")] == ["step-00000001"]
 
 
 @pytest.mark.slow

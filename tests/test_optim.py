@@ -16,8 +16,8 @@ from cogaze import checkpoint, saving, step
 from cogaze.config import OptimConfig, ScheduleConfig
 from cogaze.optim import decays, layer_scales, learning_rate, make_optimizer, parameter_groups, plateau_cuts
 from tests.model.tiny import random_batch, tiny_model
+from tests.saves import TOKENIZER
 from tests.switched import launch, make, settings, weights_of
-from tests.test_saving import TOKENIZER
 
 
 def optim(**schedule: object) -> OptimConfig:

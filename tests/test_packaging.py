@@ -58,6 +58,18 @@ def test_types_are_shipped(package):
     assert importlib.resources.files(package).joinpath("py.typed").is_file()
 
 
+def test_every_file_beside_the_code_is_package_data():
+    """Phrases, mappings and pages have to be named in pyproject.toml, or a wheel lacks them."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for package in PACKAGES:
+        folder = ROOT / package
+        there = {p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+        shipped = {path for pattern in patterns[package] for path in folder.glob(pattern)}
+        assert sorted(there - shipped) == []
+        assert all(list(folder.glob(pattern)) for pattern in patterns[package])
+
+
 # ------------------------------------------------------------------------------------------------ layers
 def imports(path: Path) -> set[str]:
     """Absolute dotted names a module imports, wherever in the file; `from x import y` gives x and x.y."""

@@ -1,4 +1,7 @@
-"""`cogaze evaluate zero-shot | retrieval | labels | gaze | all CHECKPOINT`: numbers of a trained model on one split."""
+"""`cogaze evaluate zero-shot | retrieval | labels | gaze | all CHECKPOINT`: numbers of a trained model on one split.
+
+`cogaze evaluate reports` needs no checkpoint and stands in cogaze/cli/reports.py.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,13 @@ from typing import Annotated, Any
 import typer
 
 from cogaze.cli.errors import UsageError
+from cogaze.cli.reports import reports
 
 app = typer.Typer(
-    help="Evaluate a checkpoint on one split: in this process, or inside torchrun on any number of ranks.",
+    help="Evaluate a checkpoint on one split, in this process or inside torchrun; or generated reports, from files.",
     no_args_is_help=True,
 )
+PATIENCE = timedelta(minutes=30)  # how long ranks wait for one another
 
 Checkpoint = Annotated[Path, typer.Argument(help="run folder (its newest checkpoint), checkpoint, or exported folder")]
 Data = Annotated[
@@ -26,6 +31,10 @@ Data = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="split under test")]
 NoContext = Annotated[bool, typer.Option("--no-context", help="hide every indication and history")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="images the ranks are given at once, together", show_default="eval.batch of the run"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object instead of tables")]
 Out = Annotated[
     Path | None,
@@ -42,6 +51,7 @@ def zero_shot(
     data: Data = None,
     split: Split = "test",
     no_context: NoContext = False,
+    batch_size: BatchSize = None,
     as_json: AsJson = False,
     out: Out = None,
 ) -> None:
@@ -53,7 +63,7 @@ def zero_shot(
 
       cogaze evaluate zero-shot runs/one/checkpoints/step-00002000 --no-context --json
     """
-    _evaluate(("zero_shot",), checkpoint, data, split, no_context, as_json, out)
+    _evaluate(("zero_shot",), checkpoint, data, split, no_context, batch_size, as_json, out)
 
 
 @app.command()
@@ -62,6 +72,7 @@ def retrieval(
     data: Data = None,
     split: Split = "test",
     no_context: NoContext = False,
+    batch_size: BatchSize = None,
     as_json: AsJson = False,
     out: Out = None,
 ) -> None:
@@ -73,7 +84,7 @@ def retrieval(
 
       torchrun --nproc_per_node 4 -m cogaze evaluate retrieval runs/one --data shards/mimic
     """
-    _evaluate(("retrieval",), checkpoint, data, split, no_context, as_json, out)
+    _evaluate(("retrieval",), checkpoint, data, split, no_context, batch_size, as_json, out)
 
 
 @app.command()
@@ -82,6 +93,7 @@ def labels(
     data: Data = None,
     split: Split = "test",
     no_context: NoContext = False,
+    batch_size: BatchSize = None,
     as_json: AsJson = False,
     out: Out = None,
 ) -> None:
@@ -91,7 +103,7 @@ def labels(
 
       cogaze evaluate labels runs/one --data shards/mimic --json
     """
-    _evaluate(("labels",), checkpoint, data, split, no_context, as_json, out)
+    _evaluate(("labels",), checkpoint, data, split, no_context, batch_size, as_json, out)
 
 
 @app.command()
@@ -100,6 +112,7 @@ def gaze(
     data: Data = None,
     split: Split = "test",
     no_context: NoContext = False,
+    batch_size: BatchSize = None,
     as_json: AsJson = False,
     out: Out = None,
 ) -> None:
@@ -109,7 +122,7 @@ def gaze(
 
       cogaze evaluate gaze runs/one --data shards/mimic
     """
-    _evaluate(("gaze",), checkpoint, data, split, no_context, as_json, out)
+    _evaluate(("gaze",), checkpoint, data, split, no_context, batch_size, as_json, out)
 
 
 @app.command("all")
@@ -118,6 +131,7 @@ def everything(
     data: Data = None,
     split: Split = "test",
     no_context: NoContext = False,
+    batch_size: BatchSize = None,
     as_json: AsJson = False,
     out: Out = None,
     untrained: Annotated[
@@ -132,7 +146,10 @@ def everything(
 
       cogaze evaluate all runs/demo --untrained --json
     """
-    _evaluate(None, checkpoint, data, split, no_context, as_json, out, untrained)
+    _evaluate(None, checkpoint, data, split, no_context, batch_size, as_json, out, untrained)
+
+
+app.command()(reports)
 
 
 # ------------------------------------------------------------------------------------------------ the work
@@ -142,6 +159,7 @@ def _evaluate(
     data: list[Path] | None,
     split: str,
     no_context: bool,
+    batch_size: int | None,
     as_json: bool,
     out: Path | None,
     untrained: bool = False,
@@ -153,6 +171,7 @@ def _evaluate(
         from cogaze.checkpoint import is_exported, load_for_evaluation, newest, read_state
         from cogaze.data.shards import ShardSet
         from cogaze.evaluate import suite
+        from cogaze.faults import explained_command
 
         exported = is_exported(checkpoint) and not (checkpoint / "trainer.json").is_file()
         folder = checkpoint if exported or (checkpoint / "trainer.json").is_file() else None
@@ -163,20 +182,23 @@ def _evaluate(
         model, config, tokenizer = load_for_evaluation(folder, untrained=untrained)
         if data:
             config.data.shards = [str(path) for path in data]
+        if batch_size:
+            config.eval.batch = batch_size
         shards = ShardSet.open(config.data.shards, config.data)
         if split not in shards.splits:
             raise UsageError(f"--split {split}: the shards have {', '.join(shards.splits)}")
-        results = suite.evaluate_all(
-            model.to(device),
-            config,
-            shards,
-            tokenizer,
-            split,
-            device,
-            tasks=tasks or suite.TASKS,
-            variants=("no_context",) if no_context else None,
-            step=0 if untrained else None if exported else read_state(folder).step,
-        )
+        with explained_command(config, PATIENCE.total_seconds() / 60):
+            results = suite.evaluate_all(
+                model.to(device),
+                config,
+                shards,
+                tokenizer,
+                split,
+                device,
+                tasks=tasks or suite.TASKS,
+                variants=("no_context",) if no_context else None,
+                step=0 if untrained else None if exported else read_state(folder).step,
+            )
         if dist.rank() == 0:
             target = out or _results_folder(folder, split, no_context, untrained)
             written = suite.write_results(target, results) if target else []
@@ -213,7 +235,7 @@ def _ranks() -> Iterator[Any]:
     if cuda:
         torch.cuda.set_device(device)
     os.environ.update(me.variables())
-    td.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
+    td.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     try:
         yield device
     finally:

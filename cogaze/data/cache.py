@@ -44,19 +44,31 @@ class Cache:
         return self.folder / f"{sha256}.index"
 
     @contextmanager
-    def held(self, sha256: str) -> Iterator[int | None]:
-        """The open tar, which is not removed meanwhile; None where it is not here."""
+    def held(self, sha256: str, size: int) -> Iterator[int | None]:
+        """The open tar, which is not removed meanwhile; None where it is not here.
+
+        Raises ShardError where the cache cannot be read. One of another size was cut off by hand, or by a disk that
+        lost its last writes: that one is removed.
+        """
         try:
             file = os.open(self.path(sha256), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             yield None
             return
+        except OSError as error:
+            raise self._trouble(error) from None
         try:
             fcntl.flock(file, fcntl.LOCK_SH)
-            _touch(file)
-            yield file
+            whole = os.fstat(file).st_size == size
+            if whole:
+                _touch(file)
+                yield file
         finally:
             _let_go(file)
+        if not whole:
+            with self._counting():
+                _remove(self.path(sha256))
+            yield None
 
     def fetch(self, sha256: str, size: int, download: Callable[[Path], None], wait: bool = True) -> bool:
         """See to it that the tar is here: by `download(part)`, which completes the file, unless another process does.
@@ -81,10 +93,7 @@ class Cache:
                     with self._counting():  # who counts would otherwise see it twice, or not at all
                         os.replace(part, self.path(sha256))
         except OSError as error:
-            raise ShardError(
-                f"{self.folder}: {error.strerror or error}; set data.cache_dir to a disk of this machine with "
-                f"{self.limit / 1e9:.1f} GB free, or lower data.cache_gb"
-            ) from None
+            raise self._trouble(error) from None
         return True
 
     def used(self) -> int:
@@ -96,6 +105,12 @@ class Cache:
 
     def _counting(self) -> AbstractContextManager[bool]:
         return _locked(self.folder / ".lock", True)
+
+    def _trouble(self, error: OSError) -> ShardError:
+        return ShardError(
+            f"{self.folder}: {error.strerror or error}; set data.cache_dir (without a configuration: the variable "
+            f"XDG_CACHE_HOME) to a disk of this machine with {self.limit / 1e9:.1f} GB free, or lower data.cache_gb"
+        )
 
     # -------------------------------------------------------------------------------------------- making room
     def _reserve(self, part: Path, size: int) -> None:

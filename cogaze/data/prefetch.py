@@ -102,18 +102,25 @@ class Prefetcher:
         while not self._over.is_set():
             self._moved.wait()
             self._moved.clear()
-            missing = []
-            for shard in self.wanted(self._step):
-                assert shard.remote
-                with shard.remote.cache.held(shard.entry["sha256"]) as file:  # marks it as used: others go first
-                    if file is None:
-                        missing.append(shard)
-            for shard in missing:
+            wanted = self.wanted(self._step)
+            for shard in [shard for shard in wanted if not _is_here(shard)]:  # all are looked at before one is fetched
                 assert shard.remote
                 entry = shard.entry
+                if self._over.is_set():
+                    break
                 try:
                     if shard.remote.fetch(f"{shard.name}.tar", entry["bytes"], entry["sha256"], wait=False):
                         self._moved.set()  # look again, for training has gone on meanwhile
                         break
                 except ShardError as error:
                     log.warning("not fetched ahead: %s", error)  # whoever reads it tries again, and says so
+
+
+def _is_here(shard: Shard) -> bool:
+    """Whether a remote shard's tar is in the cache, which then counts as a use of it: others go first."""
+    assert shard.remote
+    try:
+        with shard.remote.cache.held(shard.entry["sha256"], shard.entry["bytes"]) as file:
+            return file is not None
+    except ShardError:  # no cache; fetching says so
+        return False

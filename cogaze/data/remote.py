@@ -13,6 +13,7 @@ GOOGLE_APPLICATION_CREDENTIALS, fsspec's own configuration).
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 import re
@@ -34,12 +35,22 @@ PAUSES = 0.5, 30.0  # seconds before the second try, doubling up to the other
 # What another try does not mend; the clients have kinds of their own for missing credentials.
 FINAL = (FileNotFoundError, PermissionError, ImportError, NotADirectoryError, IsADirectoryError)
 FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "InvalidURL")
+CREDENTIALS = {  # where each client looks for them, for the message that they are missing or not enough
+    "s3": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS (a key file), or run `gcloud auth application-default login`",
+}
 
 T = TypeVar("T")
 
 # A forked process makes clients of its own and drops those it was born with; to be dropped, one closes its connections
 # in a loop that did not come along, and complains. So none is ever dropped.
 _clients: set[Any] = set()
+
+# gcsfs asks through gRPC, for every range, what kind of bucket it reads from, with a warning where that is not allowed;
+# and gRPC does not survive a fork. Only its zonal buckets need it, for which one sets this variable to true.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+# It also logs a traceback of everything that it raises.
+logging.getLogger("gcsfs").addFilter(lambda record: not record.exc_info)
 
 
 def as_url(folder: str | Path) -> str | None:
@@ -126,18 +137,21 @@ class RemoteFolder:
         data = self._small(name, limit)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ShardError(_changed(f"{self.url}/{name}"))
+        aside = kept.with_name(f"{kept.name}.{os.getpid()}")
         with suppress(OSError):  # next time it is asked for again
-            self.cache.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            aside = kept.with_name(f"{kept.name}.{os.getpid()}")
-            aside.write_bytes(data)
-            os.replace(aside, kept)
+            try:
+                self.cache.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                aside.write_bytes(data)
+                os.replace(aside, kept)
+            finally:
+                aside.unlink(missing_ok=True)  # a full disk leaves a part of it
         return data
 
     @contextmanager
     def held(self, name: str, size: int, sha256: str) -> Iterator[int]:
         """An open file of the tar, fetched first where it is not here; it stays here for as long as it is open."""
         while True:
-            with self.cache.held(sha256) as file:
+            with self.cache.held(sha256, size) as file:
                 if file is not None:
                     yield file
                     return
@@ -212,14 +226,12 @@ class RemoteFolder:
                 client, path = url_to_fs(url, use_listings_cache=False)
                 _clients.add(client)
                 return ask(client, path)
-            except FINAL as error:
-                if isinstance(error, PermissionError) and ask is _list:
-                    raise
-                raise ShardError(_final(url, error)) from None
             except Exception as error:  # clients raise whatever their libraries do
-                if type(error).__name__ in FINAL_NAMES:
-                    raise ShardError(_final(url, error)) from None
-                last = error
+                last = _meant(url, error)
+                if isinstance(last, PermissionError) and ask is _list:
+                    raise last from None
+                if isinstance(last, FINAL) or type(last).__name__ in FINAL_NAMES:
+                    raise ShardError(_final(url, last)) from None
         raise ShardError(
             f"{url}: {self.retries + 1} tries failed, the last with {type(last).__name__}: {last!s:.300}; "
             "is the server up? data.retries allows for more"
@@ -235,12 +247,28 @@ def _list(fs: Any, path: str) -> list[dict[str, Any]]:
     return list(fs.ls(path, detail=True))
 
 
+def _meant(url: str, error: Exception) -> Exception:
+    """A client's error, or the built-in one for what the server has answered."""
+    if url.startswith("http") and isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # asked for a size, that client calls everything so: a 503, a closed door, a refusal
+    status = getattr(error, "status", getattr(error, "code", None))  # aiohttp's name, gcsfs' name
+    if status in (404, 410):
+        return FileNotFoundError(url)
+    if status in (401, 403) or str(error).startswith("Forbidden: "):  # gcsfs' words for 403
+        return PermissionError(" ".join(str(error).split()))
+    return error
+
+
 def _final(url: str, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"{url}: its client is not installed ({error!s:.200}); run `pip install 'cogaze[remote]'`"
     if isinstance(error, FileNotFoundError):
         return f"{url}: not there"
-    return f"{url}: refused ({type(error).__name__}: {error!s:.200}); see how the client finds its credentials"
+    places = CREDENTIALS.get(url.split(":")[0], "fsspec's configuration, see docs/remote.md")
+    key = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
+    if url.startswith("gs:") and key and not os.path.isfile(key):  # gcsfs then asks without any, and says nothing
+        places = f"GOOGLE_APPLICATION_CREDENTIALS names {key}, which is not there"
+    return f"{url}: refused ({type(error).__name__}: {error!s:.200}); credentials: {places}"
 
 
 def _changed(url: str) -> str:

@@ -18,12 +18,12 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
-from jinja2 import Environment
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
+from cogaze import __version__, pages
 from cogaze.config import AugmentConfig
 from cogaze.data.gaze import fixations_inside, segment_weights
 from cogaze.data.recipes import Recipe, recipe_maps
@@ -43,6 +43,7 @@ SIDE = 185  # px of a panel
 DPI = 100
 COLOURS = colormaps["tab10"]
 GREY = "#b8bcc4"
+GREY_INK = "#7d8794"  # to be read on white and on black
 MAX_ROWS = 2  # sentences of a PNG, beside the whole reading
 
 
@@ -207,13 +208,13 @@ def columns(case: Case) -> list[tuple[str, str]]:
     return [titles[0], ("top", f"its top {100 * case.rho:.0f} %"), *titles[1:]]
 
 
-def timeline(case: Case, axes: Any) -> None:
+def timeline(case: Case, axes: Any, ink: str = "black") -> None:
     """Fixations over time in the colour of the sentence that has most of their seconds, above the sentences."""
     sentences = case.rows[:-1]
     weights = np.stack([row.weights for row in sentences]) if sentences else np.zeros((1, len(case.fixations)))
     for fixation, seconds in zip(case.fixations, weights.T, strict=True):
         colour = COLOURS(int(seconds.argmax()) % 10) if seconds.max() > 0 else GREY
-        axes.barh(1.0, fixation[3] - fixation[2], left=fixation[2], height=0.5, color=colour, edgecolor="white", lw=0.4)
+        axes.barh(1.0, fixation[3] - fixation[2], left=fixation[2], height=0.5, color=colour)
     for i, row in enumerate(sentences):
         if case.lead:
             axes.barh(0.2, case.lead, left=row.start - case.lead, height=0.5, color=COLOURS(i % 10), alpha=0.25)
@@ -221,8 +222,9 @@ def timeline(case: Case, axes: Any) -> None:
         axes.text((row.start + row.end) / 2, 0.2, str(i + 1), ha="center", va="center", color="white", fontsize=8)
     axes.set_yticks([0.2, 1.0], ["said", "looked"])
     axes.set_ylim(-0.2, 1.4)
-    axes.set_xlabel("seconds on the clock of the transcript", fontsize=8)
-    axes.tick_params(labelsize=8)
+    axes.set_xlabel("seconds on the clock of the transcript", fontsize=8, color=ink)
+    axes.tick_params(labelsize=8, colors=ink)
+    axes.spines["bottom"].set_color(ink)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
 
@@ -260,43 +262,17 @@ def _png(case: Case) -> bytes:
     return stream.getvalue()
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ case.key }}: from fixations to patch maps</title><style>
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2rem; background: #fff; color: #22262c; }
-h1 { font-size: 1.3rem; font-weight: 600; } h2 { font-size: 1rem; margin: 1.2rem 0 .3rem; } p { max-width: 62rem; }
-.panels { display: flex; flex-wrap: wrap; gap: .6rem; } figure { margin: 0; width: 185px; }
-figure img { width: 100%; display: block; border-radius: 3px; } figcaption { font-size: .8rem; color: #5a626d; }
-q { quotes: none; color: #8a4b00; } table { border-collapse: collapse; margin-top: 1.5rem; }
-td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #dde0e5; }
-td:first-child, th:first-child { text-align: left; } img.time { width: 100%; max-width: 70rem; }
-</style></head><body><h1>{{ case.key }}, a reading of {{ case.reader }}</h1>
-<p>{{ "Drawn data, no real patient. " if phantom }}Each fixation is given to a sentence with the seconds it shares
-with it{% if case.lead %} and the {{ case.lead }} s before{% endif %}; every recipe then makes its patch map
-(brightest: the row's peak). docs/gaze.md explains them.</p>
-<img class="time" alt="fixations and sentences over time" src="{{ time }}">
-{% for row in case.rows %}<h2>{{ row.title }}{% if row.text %}: <q>{{ row.text }}</q>{% endif %}</h2>
-<div class="panels"><figure><img alt="fixations" src="{{ looks(case, row) | picture }}">
-<figcaption>fixations: {{ row.dots | length }}, {{ "%.2f" | format(row.weights.sum()) }} s</figcaption></figure>
-{% for name, title in columns %}<figure><img alt="{{ title }}" src="{{ blocks(case, row.maps[name]) | picture }}">
-<figcaption>{{ title }}{% if not row.maps[name].any() %}: no map{% endif %}</figcaption></figure>
-{% endfor %}</div>{% endfor %}
-<table><tr><th>patches above 0</th>{% for _, title in columns %}<th>{{ title }}</th>{% endfor %}</tr>
-{% for row in case.rows %}<tr><td>{{ row.title }}</td>
-{% for name, _ in columns %}<td>{{ (row.maps[name] > 0).sum() }}</td>{% endfor %}</tr>
-{% endfor %}</table></body></html>
-"""
-
-
 def _html(case: Case, phantom: bool) -> bytes:
     figure = Figure(figsize=(11, 1.7), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    timeline(case, figure.add_subplot())
+    timeline(case, figure.add_subplot(), ink=GREY_INK)
     stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    environment = Environment(autoescape=True)  # what was said is a stranger's text: it must not become markup
+    figure.savefig(stream, format="png", transparent=True)
+    environment = pages.environment("cogaze.evaluate")  # escapes what was said: a stranger's text
     environment.filters["picture"] = _picture
-    page = environment.from_string(PAGE).render(
+    page = environment.get_template("gaze_page.html").render(
         case=case,
+        version=__version__,
         phantom=phantom,
         time=f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}",
         columns=columns(case),

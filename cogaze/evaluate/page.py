@@ -14,13 +14,10 @@ import os
 import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from cogaze import __version__
+from cogaze import __version__, pages
 from cogaze.config import Config, dump, load
 from cogaze.evaluate import EvaluationError, suite
 from cogaze.evaluate.figures import Series, line_chart
@@ -67,15 +64,12 @@ def write_page(
 
 def render(view: dict[str, Any]) -> str:
     """The page of a view as `build_view` makes it; every string in it is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = pages.environment("cogaze.evaluate")
     environment.filters["figure"] = _figure
     environment.filters["share"] = _share
     environment.filters["roc_place"] = lambda auroc: _share(_roc_place(auroc))
     environment.filters["roc_width"] = lambda auroc: _share(abs(_roc_place(auroc) - _roc_place(0.5)))
-    template = files("cogaze.evaluate").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(**view)
+    return environment.get_template("page.html").render(**view)
 
 
 def build_view(run: Path, config: Config) -> tuple[dict[str, Any], list[str]]:

@@ -11,7 +11,7 @@ from typing import Any
 from cogaze.data.schema import parse_json
 from cogaze.data.shards import MANIFEST, QUARANTINE, Shard
 from data_prep.check.result import Findings, ShardFacts
-from data_prep.ledger import PLAN
+from data_prep.shards.ledger import PLAN
 from data_prep.stats import Totals
 
 

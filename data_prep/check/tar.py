@@ -48,7 +48,8 @@ def _check_shard(shard: Shard, image_size: int, level: Level, findings: Findings
 
     try:
         if _size_fits(shard, findings) and _sha256(shard.tar) != shard.entry["sha256"]:
-            findings.fault("the tar's sha256 is not the manifest's")
+            where = f"its copy in the cache of this machine is damaged: remove {shard.tar}"
+            findings.fault(where if shard.remote else "the tar's sha256 is not the manifest's")
         with tarfile.open(shard.tar, "r:", errorlevel=2) as tar:
             members: dict[str, bytes] = {}
             for member, data in _members(tar, shard, findings):

@@ -5,13 +5,11 @@ from __future__ import annotations
 import base64
 import io
 from collections import Counter
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 from PIL import Image
 
-from cogaze import __version__
+from cogaze import __version__, pages
 from data_prep.show.cards import Card, Segment
 from data_prep.show.pictures import heat_png
 
@@ -20,12 +18,9 @@ HEAT_PIXELS = 128  # side of a heat layer
 
 def html(cards: list[Card], title: str, *, of: int, phantom: bool, texts: bool, blur: bool, lead: float) -> bytes:
     """The page of some cards out of `of` images; every string in it is escaped, nothing is fetched."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = files("data_prep.show").joinpath("sheet.html").read_text(encoding="utf-8")
     labels = Counter(label.removesuffix("?") for c in cards for label in c.labels)
-    page = environment.from_string(template).render(
+    template = pages.environment("data_prep.show").get_template("sheet.html")
+    page = template.render(
         cards=[_view(c) for c in cards],
         title=title,
         version=__version__,

@@ -63,7 +63,8 @@ class SplitFacts:
     fixations: int = 0
     outside: int = 0  # fixations whose centre is not on the image
     seconds: float = 0.0
-    sentences_seen: int = 0  # with at least one fixation while they were spoken
+    sentences_timed: int = 0  # of readings with fixations; those of heat maps have no times
+    sentences_seen: int = 0  # of these, with at least one fixation while they were spoken
 
 
 @dataclass
@@ -204,6 +205,7 @@ def _count_gaze(raw: RawSample, facts: SplitFacts, readers: dict[str, Reader]) -
         facts.fixation_ms.add((seconds * 1000).tolist())
         facts.reading_fixations.add([len(rows)])
         facts.reading_seconds.add([float(rows[:, 3].max() - rows[:, 2].min())])
+        facts.sentences_timed += len(reading["sentences"])
         facts.sentences_seen += sum(
             bool(segment_weights(rows, one["start"], one["end"]).any()) for one in reading["sentences"]
         )
@@ -236,6 +238,7 @@ def _plain(facts: SplitFacts) -> dict[str, Any]:
         "fixations": facts.fixations,
         "fixations_outside": facts.outside,
         "fixation_seconds": round(facts.seconds, 3),
+        "sentences_timed": facts.sentences_timed,
         "sentences_seen": facts.sentences_seen,
     }
 

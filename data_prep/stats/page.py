@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timezone
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from cogaze import __version__
+from cogaze import __version__, pages
 from cogaze.observations import OBSERVATIONS
 from data_prep.stats.charts import histogram, levels
 from data_prep.stats.gather import SPOKEN, TEXTS, Gathered, Reader, SplitFacts, grey_moments
@@ -61,13 +58,10 @@ def _aside(out: Path) -> Path:
 
 def render(view: dict[str, Any]) -> str:
     """The page of a view as `build_view` makes it; every string in it is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = pages.environment("data_prep.stats")
     environment.filters["n"] = lambda number: f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
     environment.filters["percent"] = percent
-    template = files("data_prep.stats").joinpath("page.html").read_text(encoding="utf-8")
-    return environment.from_string(template).render(**view)
+    return environment.get_template("page.html").render(**view)
 
 
 def percent(share: float) -> str:
@@ -114,7 +108,7 @@ def build_view(found: Gathered, token_limit: int | None) -> dict[str, Any]:
         "grey": _grey(splits),
         "normal": (NORMAL_MEAN, NORMAL_STD),
         "token_limit": token_limit,
-        "sentences": sum(facts.words[SPOKEN].n for facts in splits.values()),
+        "sentences": sum(facts.sentences_timed for facts in splits.values()),
         "sentences_seen": sum(facts.sentences_seen for facts in splits.values()),
         "fixations": sum(facts.fixations for facts in splits.values()),
         "outside": sum(facts.outside for facts in splits.values()),

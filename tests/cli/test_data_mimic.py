@@ -14,9 +14,9 @@ from PIL import Image
 
 from cogaze.data.shards import ShardSet
 from tests.cli.test_data import USAGE, call, refused
-from tests.data_prep.test_annotations import GAZE, Files, annotation
-from tests.data_prep.test_dicom import dataset, ramp, write
-from tests.data_prep.test_mimic_cxr import Collection, labels
+from tests.data_prep.annotation_files import GAZE, Files, annotation
+from tests.data_prep.dicom.files import dataset, ramp, write
+from tests.data_prep.mimic_collection import Collection, labels
 from tests.hand_made import picture
 
 

@@ -12,10 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from cogaze import checkpoint
 from cogaze.cli.main import run
 from cogaze.config import dump
+from cogaze.data import loader
 from cogaze.data.shards import ShardSet
 from tests.evaluate.fakes import FakeModel, Splits, settings, tokenizer_of
 
@@ -104,6 +106,43 @@ def test_a_diverged_model_fails_with_a_reason(
     error = capsys.readouterr().err
     assert "diverged" in error
     assert "Traceback" not in error
+
+
+def test_the_batch_size_changes_no_figure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    plain = loader.eval_batches_of
+
+    def listening(*given: Any, batch: int, **more: Any) -> Any:
+        asked.append(batch)
+        return plain(*given, batch=batch, **more)
+
+    monkeypatch.setattr(loader, "eval_batches_of", listening)
+    headlines = []
+    for size in ([], ["--batch-size", "5"]):
+        assert run(["evaluate", "all", str(folder), *size]) == 0
+        headlines.append(json.loads((folder / "eval" / "all.json").read_text())["headline"])
+    assert asked == [6, 6, 5, 5]  # the split and the one that thresholds are tuned on
+    assert headlines[0].keys() == headlines[1].keys()
+    for name, value in headlines[0].items():
+        assert headlines[1][name] == (None if value is None else pytest.approx(value, abs=1e-5)), name
+
+
+def test_a_lack_of_memory_is_one_message_with_the_remedy(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nothing_left(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(FakeModel, "image_tensors", nothing_left)
+    assert run(["evaluate", "zero-shot", str(folder), "--batch-size", "10"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("cogaze: out of memory: an evaluation batch of 10 images of 28 px")
+    assert "Try --batch-size 5 (the figures stay the same); or more ranks" in error
+    assert "Tried to allocate 2.00 GiB" in error
+    assert "Traceback" not in error
+    monkeypatch.setenv("COGAZE_TRACEBACK", "1")
+    assert run(["evaluate", "zero-shot", str(folder)]) == 1
+    assert "Traceback" in capsys.readouterr().err
 
 
 def test_page_after_all(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

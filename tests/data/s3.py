@@ -93,6 +93,7 @@ def proxy(target: int) -> Iterator[Proxy]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body go out one after the other, at once
 
         def log_message(self, *ignored: object) -> None:
             pass

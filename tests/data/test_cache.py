@@ -39,7 +39,7 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "c", 3000)
     keys = [put(cache, number, at=time.time() - 100 + number) for number in range(3)]
     assert there(cache) == [0, 1, 2]
-    with cache.held(keys[0]) as file:  # read again, so 1 is the oldest now
+    with cache.held(keys[0], 1000) as file:  # read again, so 1 is the oldest now
         assert file is not None
         assert os.pread(file, 2, 0) == b"\0\0"
     put(cache, 3)
@@ -52,14 +52,14 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
 def test_what_is_open_stays(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "c", 2000, wait=0.2)
     old, new = (put(cache, number, at=time.time() - 100 + number) for number in range(2))
-    with cache.held(old):
+    with cache.held(old, 1000):
         put(cache, 2)
         assert there(cache) == [0, 2]
-        with cache.held(content(2)[0]), pytest.raises(ShardError, match="are being read or fetched"):
+        with cache.held(content(2)[0], 1000), pytest.raises(ShardError, match="are being read or fetched"):
             put(cache, 3)
     put(cache, 3)
     assert 3 in there(cache)
-    with cache.held(new) as file:
+    with cache.held(new, 1000) as file:
         assert file is None
 
 
@@ -69,7 +69,7 @@ def test_room_is_waited_for(tmp_path: Path) -> None:
     held, go = threading.Event(), threading.Event()
 
     def reader() -> None:
-        with cache.held(first):
+        with cache.held(first, 1000):
             held.set()
             go.wait(30)
 
@@ -162,7 +162,7 @@ def _stress(cache: Cache, seed: int, queue: Any) -> None:
         number = (seed * 7 + turn * 5) % 8
         sha256, data = content(number)
         while True:
-            with cache.held(sha256) as file:
+            with cache.held(sha256, 1000) as file:
                 if file is not None:
                     if os.pread(file, 2000, 0) != data:
                         queue.put("damaged")

@@ -13,7 +13,7 @@ from cogaze.data.text import train_tokenizer
 from data_prep.build import build
 from data_prep.records import ImageRecord, Reading, Sentence
 from tests.data.fakes import VOCABULARY
-from tests.data.test_loader import make_config, run
+from tests.data.loading import assert_equal, make_config, run
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,21 @@ def test_a_shard_folder_gives_batches(tmp_path, tokenizer):
             np.testing.assert_allclose(end.numpy(), [0.5, 0, 0, 0.5], atol=0.05)
     studies = [tuple(b.study.tolist()) for b in batches]
     assert all(a == b for a, b in studies)  # two images a study, two images a micro-batch
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_worker_processes_read_the_same_from_a_folder(tmp_path, tokenizer, workers):
+    """Two shards of tars on the disk, through processes that share the trainer's open files: bit for bit."""
+    shards = ShardSet.open(build_folder(tmp_path / "shards", range(24), images_per_shard=12))
+    assert len(shards.layout("train").shard_images) == 2
+    wanted = run(make_config(batch=6, micro=3, augment={}), shards, tokenizer, stop=6)  # here: its files are open now
+    found = run(make_config(batch=6, micro=3, augment={}, workers=workers), shards, tokenizer, stop=6)
+    assert list(found) == list(wanted) == list(range(6))
+    for (epoch, micro), (its, others) in zip(wanted.values(), found.values(), strict=True):
+        assert epoch == its
+        for one, other in zip(micro, others, strict=True):
+            assert_equal(one, other)
+    assert sum(len(batch.segment_row) for _, micro in wanted.values() for batch in micro) > 20
 
 
 def test_several_folders_are_one_data_set(tmp_path, tokenizer):

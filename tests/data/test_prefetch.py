@@ -20,7 +20,7 @@ from cogaze.data.shards import ShardError, ShardSet
 from cogaze.data.text import train_tokenizer
 from cogaze.settings import DataConfig
 from tests.data.fakes import VOCABULARY
-from tests.data.test_loader import assert_equal, make_config
+from tests.data.loading import assert_equal, make_config
 from tests.data.test_loader_folders import build_folder
 
 

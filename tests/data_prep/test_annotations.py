@@ -3,97 +3,21 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from cogaze.data.gaze import Crop
-from cogaze.data.heatmaps import stored_maps
-from cogaze.data.shards import ShardSet
 from cogaze.observations import OBSERVATIONS
-from data_prep import annotations as annotations_module
-from data_prep.annotations import labels_of, read
-from data_prep.build import build
-from data_prep.records import ImageRecord, Quarantine, SourceError
-from data_prep.sources import SOURCES
+from data_prep.annotations import labels_of
+from data_prep.records import SourceError
+from tests.data_prep.annotation_files import CODES, GAZE, Files, annotation, reasons, records
 from tests.hand_made import picture
-
-CODES = [0, 1, 0, 0, 3, 2, 2, 0, 2, 2, 0, 0, 0, 0]
-GAZE = {"image_dir": "P300R000001", "transcript_full_text": "mild cardiomegaly . lungs are clear ."}
-
-
-def annotation(image: str = "a1b2-c3", study: Any = "59999901", patient: Any = "19999901", **changes: Any) -> dict:
-    """One record as the authors write it."""
-    return {
-        "id": image,
-        "subject_id": patient,
-        "study_id": study,
-        "findings": " The lungs are clear. Heart size is ___ enlarged. ",
-        "findings_factual_serialization": ["lungs clear", "heart size enlarged"],
-        "indication_pure": "cough and fever",
-        "history_pure": "",
-        "anchor_scan": {"image_path": [f"p19/p{patient}/s{study}/{image}.jpg"], "view_position": ["PA"]},
-        "disease_labels": CODES,
-        "sentence_gaze_heatmap": None,
-        "disease_prediction": ["Cardiomegaly"],
-        "similar_case": {"findings": "[CLS] [FINDINGS] Mild cardiomegaly."},
-        **changes,
-    }
-
-
-def heatmap(path: Path, x: int, y: int, side: int = 100) -> None:
-    """A bright square of a tenth of the side around (x, y) on black."""
-    pixels = np.zeros((side, side), np.uint8)
-    pixels[y - 5 : y + 5, x - 5 : x + 5] = 255
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=95)
-
-
-class Files:
-    """The three folders; `write` puts the JSON down."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.gaze, self.images = root, root / "gaze", root / "files"
-        root.mkdir()
-        self.images.mkdir()
-
-    def image(self, item: dict) -> None:
-        picture(self.images / item["anchor_scan"]["image_path"][0], 100, 100)
-
-    def reading(self, name: str = "P300R000001", table: Any = None, maps: Any = ("report", "0", "1")) -> None:
-        folder = self.gaze / name
-        for i, key in enumerate(maps):
-            heatmap(folder / f"{key}_heatmap.jpg", 20 + 30 * i, 40)
-        table = {"0": "mild cardiomegaly .", "1": "lungs are clear .", "full_text": "both"} if table is None else table
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "sentence-heatmap-lookup.json").write_text(table if isinstance(table, str) else json.dumps(table))
-
-    def write(self, *train: Any, **lists: list) -> Path:
-        for item in train:
-            if isinstance(item, dict) and isinstance(item.get("anchor_scan"), dict):
-                self.image(item)
-        path = self.root / "cogaze_mimic_cxr_annotation_v0.json"
-        path.write_text(json.dumps({"train": list(train), **lists}))
-        return self.root
 
 
 @pytest.fixture
 def files(tmp_path) -> Files:
     return Files(tmp_path / "raw")
-
-
-def records(root: Path, **options: Any) -> tuple[list[ImageRecord], Quarantine]:
-    quarantine = Quarantine()
-    return list(read(root, quarantine, **options)), quarantine
-
-
-def reasons(quarantine: Quarantine) -> list[tuple[str, str]]:
-    return [(row.get("id", ""), row["reason"]) for row in quarantine.rows]
 
 
 def test_a_record_by_hand(files):
@@ -129,113 +53,6 @@ def test_order_and_the_words_for_the_splits(files):
     assert [(r.image_id, r.split) for r in found] == [
         ("c", "validate"), ("b", "validate"), ("b2", "test"), ("a", "train"),
     ]  # fmt: skip
-
-
-def test_a_lookup_table_with_a_mark_of_byte_order_and_one_beyond_all_bounds(files, monkeypatch):
-    for name in ("P300R000001", "Phantom", "large"):
-        files.reading(name)
-    lookup = files.gaze / "P300R000001" / "sentence-heatmap-lookup.json"
-    lookup.write_bytes(b"\xef\xbb\xbf" + lookup.read_bytes())
-    large = files.gaze / "large" / "sentence-heatmap-lookup.json"
-    large.write_text(large.read_text() + " " * 1000)
-    monkeypatch.setattr(annotations_module, "MAX_LOOKUP_BYTES", 1000)
-    items = [
-        annotation(f"i{n}", study=f"5000000{n}", sentence_gaze_heatmap={"image_dir": name})
-        for n, name in enumerate(("P300R000001", "Phantom", "large"))
-    ]
-    found, quarantine = records(files.write(*items))
-    assert [[(reading.id, reading.reader) for reading in r.readings] for r in found] == [
-        [("P300R000001", "reflacx")], [("Phantom", "unknown")], [],
-    ]  # fmt: skip
-    assert reasons(quarantine) == [("large", "reading without a usable lookup table")]
-
-
-def test_several_records_of_an_image_are_several_readings(files):
-    files.reading()
-    files.reading("dicom-of-egd", {"k": "big heart", "empty": " . ", "full_text": "x"}, ("report", "k"))
-    first = annotation(sentence_gaze_heatmap=GAZE)
-    second = annotation(sentence_gaze_heatmap={"image_dir": "dicom-of-egd"})
-    found, quarantine = records(files.write(first, second, first))
-    assert quarantine.rows == []
-    (record,) = found
-    assert [(r.id, r.reader, len(r.sentences), r.fixations.shape) for r in record.readings] == [
-        ("P300R000001", "reflacx", 2, (0, 6)), ("dicom-of-egd", "unknown", 1, (0, 6)),
-    ]  # fmt: skip
-    reading = record.readings[0]
-    assert [(s.text, s.start, s.end) for s in reading.sentences] == [
-        ("mild cardiomegaly.", 0, 0), ("lungs are clear.", 0, 0),
-    ]  # fmt: skip
-    assert [path.name for path in reading.heatmaps if path] == [
-        "report_heatmap.jpg", "0_heatmap.jpg", "1_heatmap.jpg",
-    ]  # fmt: skip
-
-
-def test_from_the_json_to_shards_and_patches(files, tmp_path):
-    """The maps arrive over the stored image, each in the row of its sentence."""
-    files.reading()
-    (files.gaze / "P300R000001" / "1_heatmap.jpg").write_bytes(b"<html>")
-    other = annotation("plain", study="59999902")
-    black = annotation("black", study="59999903", sentence_gaze_heatmap={"image_dir": "dark"})
-    files.reading("dark", maps=())
-    for key in ("report", "0"):
-        Image.new("L", (100, 100)).save(files.gaze / "dark" / f"{key}_heatmap.jpg")
-    quarantine = Quarantine()
-    source = SOURCES["cogaze-annotations"]
-    root = files.write(annotation(sentence_gaze_heatmap=GAZE), other, black)
-    manifest = build(source(root, quarantine), tmp_path / "out", quarantine=quarantine, image_size=50)
-    assert (manifest["totals"]["images"], sum(len(s["gaze"]) for s in manifest["shards"])) == (3, 1)
-    assert manifest["read"] == {"train images": 3, "train readings": 2}
-    assert manifest["quarantined"] == {
-        "heat map constant": 2, "heat map missing": 1, "heat map unreadable": 1, "reading without a usable heat map": 1,
-    }  # fmt: skip
-    shards = ShardSet.open([tmp_path / "out"])
-    samples = {raw.meta["image_id"]: raw for raw in (shards.read("train", i) for i in range(3))}
-    assert samples["plain"].maps == samples["black"].maps == samples["black"].gaze == {}
-    raw = samples["a1b2-c3"]
-    assert raw.gaze[0].shape == (0, 6)
-    maps = raw.maps[0]
-    assert (maps.shape, maps.dtype) == ((3, 50, 50), np.uint8)
-    # squares of 10 px around (20, 40) and (50, 40) of 100: of 5 px around (10, 20) and (25, 20) of 50; patches of 10 px
-    rows = stored_maps(maps, Crop(), 50, 10).reshape(3, 5, 5)
-    np.testing.assert_allclose(rows[0][1:3, :2], 255 / 16, rtol=0.15)  # a corner of four patches
-    np.testing.assert_allclose(rows[1][1:3, 2], 255 / 8, rtol=0.15)
-    assert not maps[2].any()
-
-
-def test_unusable_readings_leave_the_image(files):
-    for name, table in {
-        "no-table": None,
-        "cut-table": '{"0": "lungs',
-        "list-table": "[]",
-        "no-sentence": {"full_text": "x", "0": " "},
-        "odd-key": {"../../secret": "lungs clear"},
-        "deep": '{"0":' + "[" * 100_000,
-    }.items():
-        files.reading(name, table)
-    (files.gaze / "no-table" / "sentence-heatmap-lookup.json").unlink()
-    files.reading("no-maps", maps=())
-    files.reading("some-maps", maps=("report",))
-    entries = [*(path.name for path in sorted(files.gaze.iterdir())), "gone", "../gaze/P", "/etc", 7, None]
-    items = [
-        annotation(f"i{n}", study=f"5000000{n:02}", sentence_gaze_heatmap={"image_dir": name})
-        for n, name in enumerate(entries)
-    ]
-    items.append(annotation("text", study="50000099", sentence_gaze_heatmap="P300R000001"))
-    found, quarantine = records(files.write(*items))
-    assert len(found) == len(items)
-    assert [r.image_id for r in found if r.readings] == [f"i{entries.index('some-maps')}"]
-    assert [bool(path) for path in next(r for r in found if r.readings).readings[0].heatmaps] == [True, False, False]
-    counts = quarantine.counts()
-    assert counts == {
-        "reading without a usable lookup table": 7,
-        "reading without a folder name": 5,
-        "heat map missing": 5,
-        "reading without a usable heat map": 1,
-    }
-    assert not any("lungs" in row.get("detail", "") for row in quarantine.rows)
-    files.gaze.rename(files.root / "elsewhere")
-    assert records(files.root)[1].counts()["reading without the folder of heat maps"] == len(items) - 5
-    assert len([r for r in records(files.root, gaze=files.root / "elsewhere")[0] if r.readings]) == 1
 
 
 @pytest.mark.parametrize(

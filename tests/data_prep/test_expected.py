@@ -11,7 +11,7 @@ from data_prep import expected, mimic_cxr
 from data_prep.build import build
 from data_prep.expected import MIMIC_CXR, PUBLISHED, Published, compare, lines
 from data_prep.records import Quarantine
-from tests.data_prep.test_mimic_cxr import Collection, labels
+from tests.data_prep.mimic_collection import Collection, labels
 from tests.hand_made import picture
 
 NUMBER = {row.name: row.number for row in MIMIC_CXR}

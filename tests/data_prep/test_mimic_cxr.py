@@ -1,8 +1,7 @@
-"""data_prep.mimic_cxr on a tiny hand-written collection in the layout of MIMIC-CXR-JPG 2.1.0."""
+"""data_prep.mimic_cxr on a tiny hand-written collection: every field, every repair, every row set aside."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import shutil
 from pathlib import Path
@@ -10,58 +9,10 @@ from pathlib import Path
 import pytest
 
 from cogaze.observations import OBSERVATIONS
-from data_prep import mimic_cxr, phantom
-from data_prep.records import Quarantine, SourceError
-from data_prep.sources import SOURCES
+from data_prep import phantom
+from data_prep.records import SourceError
 from tests.data_prep import test_egd, test_reflacx
-
-META = "dicom_id,subject_id,study_id,ViewPosition,Rows,ProcedureCodeSequence_CodeMeaning,ViewCodeSequence_CodeMeaning"
-REPORT = " FINAL REPORT\n INDICATION:  ___M with cough.\n\n FINDINGS:  Clear {}.\n\n IMPRESSION:  Normal.\n"
-
-
-class Collection:
-    """Writes the tables and files row by row; `write` puts the tables down."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.jpg = root, root / "mimic-cxr-jpg"
-        self.meta, self.split, self.chexpert, self.test = [META], ["dicom_id,study_id,subject_id,split"], [], []
-        self.chexpert = ["subject_id,study_id," + ",".join(sorted(OBSERVATIONS))]
-
-    def image(self, dicom, patient=10000001, study=50000001, view="PA", split="train", meanings=",", report=True):
-        self.meta.append(f"{dicom},{patient},{study},{view},3000,{meanings}")
-        self.split.append(f"{dicom},{study},{patient},{split}")
-        folder = Path("files", f"p{str(patient)[:2]}", f"p{patient}")
-        file = self.jpg / folder / f"s{study}" / f"{dicom}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"not decoded here")
-        text = self.root / "mimic-cxr" / folder / f"s{study}.txt"
-        text.parent.mkdir(parents=True, exist_ok=True)
-        if report:
-            text.write_text(REPORT.format(study) if report is True else report)
-        return file
-
-    def write(self, zipped: bool = False) -> Path:
-        self.jpg.mkdir(parents=True, exist_ok=True)
-        for name, lines in (
-            ("metadata", self.meta), ("split", self.split), ("chexpert", self.chexpert), ("negbio", self.chexpert[:1]),
-        ):  # fmt: skip
-            text = "".join(f"{line}\n" for line in lines)
-            path = self.jpg / f"mimic-cxr-2.0.0-{name}.csv"
-            if zipped:
-                Path(f"{path}.gz").write_bytes(gzip.compress(text.encode()))
-            else:
-                path.write_text(text)
-        return self.root
-
-
-def labels(study: int, patient: int = 10000001, **values: str) -> str:
-    cells = [values.get(name.replace(" ", "_"), "") for name in sorted(OBSERVATIONS)]
-    return f"{patient},{study}," + ",".join(cells)
-
-
-def read(root: Path, **options):
-    quarantine = Quarantine()
-    return list(mimic_cxr.read(root, quarantine, **options)), quarantine
+from tests.data_prep.mimic_collection import Collection, labels, read
 
 
 @pytest.fixture
@@ -363,45 +314,6 @@ def test_gaze_of_both_data_sets_joins_the_image(collection):
     near, far = (read(root, viewing_distance=inches)[0][0].readings[2].fixations[0, 4] for inches in (14.0, 28.0))
     assert far == pytest.approx(2 * near)  # a degree is as wide as its reader sat far away
     assert far == records[0].readings[2].fixations[0, 4]
-
-
-def test_discovery(collection, tmp_path):
-    collection.image("a")
-    root = collection.write()
-    here = {"mimic-cxr-jpg": collection.jpg, "reports": root / "mimic-cxr"}
-    assert mimic_cxr.discover(root) == here
-    assert mimic_cxr.discover(collection.jpg) == here  # siblings of the folder itself
-    versioned = tmp_path / "mirror" / "physionet.org" / "files"
-    shutil.copytree(collection.jpg, versioned / "mimic-cxr-jpg" / "2.0.0")
-    shutil.copytree(collection.jpg, versioned / "mimic-cxr-jpg" / "2.1.0")
-    shutil.copytree(root / "mimic-cxr", versioned / "mimic-cxr" / "2.1.0")
-    there = {"mimic-cxr-jpg": versioned / "mimic-cxr-jpg/2.1.0", "reports": versioned / "mimic-cxr/2.1.0"}
-    for start in (tmp_path / "mirror", versioned, versioned / "mimic-cxr-jpg", versioned / "mimic-cxr-jpg/2.1.0"):
-        assert mimic_cxr.discover(start) == there
-    assert len(read(tmp_path / "mirror")[0]) == 1
-    assert len(read(collection.jpg, reports=versioned / "mimic-cxr")[0]) == 1
-    shutil.copytree(root / "mimic-cxr/files", tmp_path / "merged/files")
-    shutil.copytree(collection.jpg, tmp_path / "merged", dirs_exist_ok=True)
-    assert len(read(tmp_path / "merged")[0]) == 1  # reports unpacked into the JPG folder
-
-
-def test_what_is_missing_as_a_whole_is_a_source_error_at_once(collection, tmp_path):
-    def message(root: Path, **options) -> str:
-        with pytest.raises(SourceError) as caught:
-            SOURCES["mimic-cxr"](root, Quarantine(), **options)
-        return str(caught.value)
-
-    assert "is not a folder" in message(tmp_path / "nowhere")
-    assert "physionet.org/content/mimic-cxr-jpg" in message(tmp_path)
-    collection.image("a", report=False)
-    root = collection.write()
-    assert "mimic-cxr-reports.zip" in message(root)
-    collection.image("b")
-    assert "reflacx folder" in message(root, reflacx=tmp_path / "nowhere")
-    (collection.jpg / "mimic-cxr-2.0.0-chexpert.csv").unlink()
-    assert "mimic-cxr-2.0.0-chexpert.csv" in message(root)
-    (collection.jpg / "mimic-cxr-2.0.0-split.csv").write_text("dicom_id,study_id,subject_id\n")
-    assert "no column 'split'" in message(root)
 
 
 def test_the_phantom_is_read_back_whole(tmp_path):

@@ -13,9 +13,11 @@ from data_prep import iu_xray, mimic_cxr
 from data_prep.sources import SOURCES
 
 
-def test_both_spellings_and_the_signature():
-    assert SOURCES["mimic-cxr"] is SOURCES["mimic_cxr"] is mimic_cxr.read
-    assert SOURCES["iu-xray"] is SOURCES["iu_xray"] is iu_xray.read
+def test_one_name_each_and_the_signature():
+    assert SOURCES["mimic-cxr"] is mimic_cxr.read
+    assert SOURCES["iu-xray"] is iu_xray.read
+    assert len(set(SOURCES.values())) == len(SOURCES)
+    assert not [name for name in SOURCES if "_" in name]  # the command line takes both spellings
     for reader in SOURCES.values():
         parameters = inspect.signature(reader).parameters
         assert list(parameters)[:2] == ["root", "quarantine"]

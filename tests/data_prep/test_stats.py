@@ -20,12 +20,12 @@ from rich.console import Console
 from cogaze.data.shards import ShardSet
 from cogaze.observations import OBSERVATIONS
 from data_prep.build import build
-from data_prep.records import Quarantine
+from data_prep.records import Quarantine, Reading, Sentence
 from data_prep.stats import Totals, gather, stats, tables
 from data_prep.stats.charts import histogram
 from data_prep.stats.page import StatsError, percent, write_page
 from data_prep.stats.spread import Spread, binned, common_edges
-from tests.hand_made import IMAGE_SIZE, reading, record, records
+from tests.hand_made import IMAGE_SIZE, picture, reading, record, records
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,39 @@ def test_gaze_by_reader(varied: Path) -> None:
     assert train["reading_fixations"]["median"] == 3.0
     assert train["fixation_ms"]["max"] == 2000.0
     # Sentences at 0 to 1.5 and 1.5 to 3 s: those of "Dr. Miller", who looks from 1 s on, are both seen too.
-    assert train["sentences_seen"] == 6
+    assert (train["sentences_timed"], train["sentences_seen"]) == (6, 6)
+
+
+def test_readings_of_heat_maps_are_counted_too(tmp_path: Path) -> None:
+    """In the manifest and in the words, but not among the sentences that a fixation could have been seen in."""
+    drawn = picture(tmp_path / "map.png", 40, 40)
+    none = np.zeros((0, 6), np.float32)
+    heard = tuple(Sentence(text, 0, 0) for text in ("heart is large.", "no effusion.", "no effusion at all."))
+    as_maps = Reading("m", "reflacx", heard, none, (drawn, drawn, None, drawn))
+    dark = Reading("d", "reflacx", heard[:1], none, (None, tmp_path / "missing.png"))
+    made = [
+        record(tmp_path, "a", "s1", "p1", readings=(as_maps,)),
+        record(tmp_path, "b", "s2", "p2", readings=(reading(), replace(as_maps, id="n"))),
+        record(tmp_path, "c", "s3", "p3", readings=(dark,)),  # nothing of it can be used
+    ]
+    made = [replace(row, path=picture(tmp_path / f"{row.image_id}.png", 40, 40)) for row in made]
+    manifest = build(made, tmp_path / "out", image_size=IMAGE_SIZE)
+    assert (manifest["totals"]["readings"], manifest["totals"]["gaze_images"]) == (3, 2)
+    assert [len(shard["gaze"]) for shard in manifest["shards"]] == [2]
+    found = gather(ShardSet.open(tmp_path / "out"))
+    report = found.as_report()
+    assert report["readers"] == {
+        "reader 2": {"readings": 1, "fixations": 3, "drawn": 0, "seconds": 3.0},
+        "reflacx": {"readings": 2, "fixations": 0, "drawn": 2, "seconds": 0.0},
+    }
+    train = report["splits"]["train"]
+    assert train["words"]["spoken sentence"]["n"] == 2 + 3 + 3
+    assert train["reading_sentences"] == {"n": 3, "mean": 2.6667, "median": 3.0, "p95": 3.0, "max": 3.0}
+    assert (train["sentences_timed"], train["sentences_seen"]) == (2, 2)
+    write_page(found, tmp_path / "stats.html", None)
+    page = " ".join((tmp_path / "stats.html").read_text().split())
+    assert "100 % of 2 spoken sentences have a fixation" in page
+    assert "2 readings as heat maps" in page
 
 
 def test_images_and_grey_levels(varied: Path) -> None:

@@ -105,7 +105,8 @@ def test_clean_id_number_truth():
     assert [clean_id(text) for text in ("59999901.0", " 50414267 ", "'7'", "a-b.c", "3.5")] == [
         "59999901", "50414267", "7", "a-b.c", "3.5",
     ]  # fmt: skip
-    for bad in ("", " nan", "../x", "a/b", ".hidden"):
+    assert clean_id("x" * 200) == "x" * 200
+    for bad in ("", " nan", "../x", "a/b", ".hidden", "x" * 201, "é" * 101):
         with pytest.raises(ValueError):
             clean_id(bad)
     assert number(" 1e-3") == 0.001

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cogaze.cli.main import run
-from data_prep.ledger import BuildError, finish
+from data_prep.build import BuildError, finish
 from data_prep.phantom import write
 from tests.slurm import Slurm, slurm  # noqa: F401  the fixture
 

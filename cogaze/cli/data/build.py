@@ -16,7 +16,9 @@ from cogaze.cli.progress import progress_bar
 
 
 def command(
-    source: Annotated[str, typer.Option(help="mimic-cxr, mimic-eye or iu-xray", show_default=False)],
+    source: Annotated[
+        str, typer.Option(help="mimic-cxr, mimic-eye, iu-xray, cogaze-annotations or table", show_default=False)
+    ],
     root: Annotated[Path, typer.Option(help="where the raw data set lies", show_default=False)],
     out: Annotated[Path, typer.Option(help="new or empty folder for the shards", show_default=False)],
     reports: Annotated[
@@ -115,14 +117,13 @@ def command(
       cogaze data build --source mimic-cxr --root raw/mimic --out shards/mimic --part 3/8
     """
     from data_prep.build import build as build_shards
-    from data_prep.pseudonyms import read_salt
     from data_prep.records import Quarantine
+    from data_prep.shards.pseudonyms import read_salt
     from data_prep.sources import SOURCES
 
+    source = source.replace("_", "-")  # a record's source is written mimic_cxr
     if source not in SOURCES:
-        known = ", ".join(sorted({name.replace("_", "-") for name in SOURCES}))
-        raise UsageError(f"unknown --source {source!r}; known: {known}")
-    source = source.replace("_", "-")
+        raise UsageError(f"unknown --source {source!r}; known: {', '.join(sorted(SOURCES))}")
     given: dict[str, Any] = {"reports": reports, "reflacx": reflacx, "egd": egd, "labels": labels, "images": images}
     given |= {"viewing_distance": viewing_distance, "label_table": label_table, "radiologist": radiologist}
     given |= {"pixels": pixels, "without_text": without_text, "annotations": annotations, "gaze": gaze}
@@ -146,7 +147,7 @@ def command(
     parts = _parts(source, root, options)
     records = SOURCES[source](root, quarantine, **options)
     if fill_labels is not None:
-        from data_prep.labelling import fill_labels as fill
+        from data_prep.labels.fill import fill_labels as fill
 
         records = fill(records, fill_labels, weights=chexbert, tokenizer=chexbert_tokenizer)
     with progress_bar("building", "images") as progress:

@@ -22,6 +22,6 @@ def command(
 
       cogaze data merge shards/mimic --strict
     """
-    from data_prep.ledger import finish
+    from data_prep.build import finish
 
     summary.say(out, finish(out), strict)

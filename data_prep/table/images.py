@@ -1,0 +1,104 @@
+"""The image files of a table: paths put together from cells, or what globs find, by name."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_prep.records import SourceError
+from data_prep.table.mapping import FILTERS, NAME, TableMapping, names_of
+from data_prep.tables import is_file
+
+if TYPE_CHECKING:
+    from data_prep.dicom.header import Header
+
+Lookup = Callable[[str], str]  # a name of an expression -> its text
+
+
+class Aside(Exception):
+    """A row that is set aside: Aside(reason, detail)."""
+
+
+def expand(expression: str, lookup: Lookup) -> str:
+    """An expression of the mapping as text; {name|8} fills a number up to eight digits with leading zeros."""
+    if "{" not in expression:
+        return lookup(expression.strip())
+
+    def one(match: re.Match[str]) -> str:
+        text, through = lookup(match[1].strip()), match[2]
+        if through and through.isdigit():
+            return re.sub(r"\.0*$", "", text).zfill(int(through)) if text else ""
+        return FILTERS[through](text) if through else text
+
+    return NAME.sub(one, expression)
+
+
+class Images:
+    """The files below `root`. Raises SourceError where the globs find nothing."""
+
+    def __init__(self, root: Path, plan: TableMapping) -> None:
+        self.root, self.image = root, plan.image
+        self.found: dict[str, str] = {}  # name or stem (without a table: the path itself) -> path relative to the root
+        self.copies: list[str] = []
+        self.named: set[str] = set()
+        self._header: tuple[str, Header] | None = None
+        for pattern in plan.image.glob:
+            for path in sorted(path for path in root.glob(pattern) if path.is_file()):
+                relative = path.relative_to(root).as_posix()
+                key = self._key(path.name) if plan.table else relative
+                if self.found.setdefault(key, relative) != relative:
+                    self.copies.append(relative)
+        self.there = frozenset(self.found.values())
+        if plan.image.glob and not self.found:
+            raise SourceError(f"{root}: no file fits image.glob {', '.join(plan.image.glob)}")
+
+    def rows(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Without a table: (path, {"": path}) of every file."""
+        for relative in sorted(self.there):
+            yield relative, {"": relative}
+
+    def find(self, lookup: Lookup) -> str:
+        """A row's image, relative to the root; of several paths the first that is there. Raises Aside."""
+        if self.image.glob:
+            name = expand(self.image.name, lookup).replace("\\", "/").rpartition("/")[2]
+            if not name:
+                raise Aside("row without an image", "")
+            relative = self.found.get(self._key(name), name)
+            self.named.add(relative)
+            return relative
+        filled = [text for text in self.image.path if all(lookup(name) for name, _ in names_of(text))]
+        paths = [self._inside(expand(expression, lookup)) for expression in filled]
+        if not paths:
+            raise Aside("row without an image", "")
+        return next((path for path in paths[:-1] if self.exists(path)), paths[-1])
+
+    def exists(self, relative: str) -> bool:
+        return relative in self.there if self.image.glob else is_file(self.root / relative)
+
+    def unnamed(self) -> list[str]:
+        """The files that no `find` has given."""
+        return sorted(self.there - self.named - set(self.copies))
+
+    def header(self, relative: str) -> Header:
+        """The DICOM header of an image. Raises ImageError."""
+        from data_prep.dicom.header import read_header  # here, since pydicom takes half a second to import
+
+        if self._header is None or self._header[0] != relative:
+            self._header = (relative, read_header(self.root / relative))
+        return self._header[1]
+
+    def _key(self, name: str) -> str:
+        return Path(name).stem if self.image.by == "stem" else name
+
+    def _inside(self, text: str) -> str:
+        """A path from cells, relative to the root. Raises Aside for one that leads out of it."""
+        path = text.strip().replace("\\", "/")
+        if path.startswith("/"):
+            path = os.path.relpath(path, self.root.absolute())
+        path = os.path.normpath(path)
+        if path.startswith("../") or path in ("..", ".") or "\0" in path:
+            raise Aside("image path outside the root", "")
+        return path

@@ -1,0 +1,240 @@
+"""The rows of a table, by its mapping, as records.
+
+    table row (+ joined tables) -> filters -> image file -> ids, split, view, texts, labels -> ImageRecord
+
+The mapping (data_prep/table/mapping.py) says which column means what. Every row, and with `image.glob` every file it
+finds, ends in a record or in the quarantine. Rows that are equal in all the columns used count once; rows that
+contradict each other about one image are all set aside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cogaze.observations import VIEWS, view_index
+from data_prep.images import ImageError
+from data_prep.records import ImageRecord, Quarantine, SourceError
+from data_prep.sections import LAST_PARAGRAPH, clean_text, sections
+from data_prep.splits import share_of, split_by_hash
+from data_prep.table.images import Aside, Images, Lookup, expand
+from data_prep.table.labels import labels_of
+from data_prep.table.mapping import TableMapping
+from data_prep.table.mapping_file import load_mapping
+from data_prep.table.rows import Cells, TableRows, plain
+from data_prep.tables import MALFORMED, clean_id, number, open_text
+
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "validate": "validate", "validation": "validate", "valid": "validate",
+    "val": "validate", "dev": "validate", "test": "test", "testing": "test",
+}  # fmt: skip
+TEXTS = ("findings", "impression", "indication", "history")
+
+
+def read(root: Path, quarantine: Quarantine, *, mapping: Path | str | None = None) -> Iterator[ImageRecord]:
+    """The images that the table names, as records, in its order. `mapping`: a file, or the name of a shipped one.
+
+    Set aside with a reason: rows that cannot be read, that a filter leaves out, whose image is missing or outside the
+    root, without a report where the mapping requires one, with an unknown split word; files that no row names.
+    Raises SourceError at once: no or a bad mapping, a missing table, list or column (with the nearest names there are).
+    """
+    if mapping is None:
+        raise SourceError("--source table needs --mapping FILE (or the name of a shipped mapping); see docs/table.md")
+    plan = load_mapping(mapping)
+    if not root.is_dir():
+        raise SourceError(f"{root} is not a folder: give the one that the mapping's paths start from")
+    tables = TableRows(root, plan, quarantine) if plan.table else None
+    return _records(plan, tables, _Splits(root, plan), Images(root, plan), quarantine)
+
+
+def _records(
+    plan: TableMapping, tables: TableRows | None, splits: _Splits, files: Images, quarantine: Quarantine
+) -> Iterator[ImageRecord]:
+    contradicting = _contradicting(plan, tables, files) if tables else set()
+    seen: set[str] = set()
+    for where, cells in tables.read(quarantine) if tables else files.rows():
+        row = _Row(plan, cells, files)
+        try:
+            image_id = row.image_id()
+            if image_id in contradicting:
+                raise Aside("contradicting rows for one id", where)
+            if image_id in seen:
+                raise Aside("duplicate row", f"{where}; the first row is used")
+            seen.add(image_id)
+            row.filter()
+            yield row.record(image_id, splits)
+        except Aside as aside:
+            reason, detail = aside.args
+            quarantine.add(plan.source, reason, id=row.known_id, path=row.relative or None, detail=detail)
+        except ImageError as error:  # of a DICOM header
+            quarantine.add(plan.source, error.reason, id=row.known_id, path=row.relative or None, detail=error.detail)
+        except ValueError as error:
+            quarantine.add(plan.source, MALFORMED, id=row.known_id, path=plan.table, detail=f"{where}: {error}")
+    if tables:
+        for path in files.unnamed():
+            quarantine.add(plan.source, "image file that no row names", path=path)
+    for path in files.copies:
+        quarantine.add(plan.source, "second file of one image name", path=path)
+
+
+def _contradicting(plan: TableMapping, tables: TableRows, files: Images) -> set[str]:
+    """The image ids whose rows differ. A pass of its own, so that memory holds a hash an image and no record."""
+    first: dict[str, bytes] = {}
+    differing: set[str] = set()
+    for _, cells in tables.read(Quarantine()):
+        try:
+            image_id = _Row(plan, cells, files).image_id()
+        except (Aside, ValueError, ImageError):
+            continue
+        digest = hashlib.sha256(repr(sorted(cells.items())).encode("utf-8", "backslashreplace")).digest()[:16]
+        if first.setdefault(image_id, digest) != digest:
+            differing.add(image_id)
+    return differing
+
+
+# ------------------------------------------------------------------------------------------------ one row
+class _Row:
+    """One row and its image file, looked up name by name."""
+
+    def __init__(self, plan: TableMapping, cells: Cells, files: Images) -> None:
+        self.plan, self.cells, self.files = plan, cells, files
+        self.blank = {word.lower() for word in plan.blank}
+        self.known_id: str | None = None
+        self.relative = ""
+
+    def image_id(self) -> str:
+        """The row's image id, after finding its file. Raises Aside, ValueError, ImageError."""
+        self.relative = self.files.find(self.of_cell) if self.plan.table else self.cells[""]
+        self.known_id = _id(self.value(self.plan.ids.image), "image")
+        return self.known_id
+
+    def of_cell(self, name: str) -> str:
+        """A column; blank words are ""."""
+        text = self.cells[plain(name)]
+        return "" if text.lower() in self.blank else text
+
+    def of_any(self, name: str) -> str:
+        """A column, or one of the names with a dot."""
+        if name.startswith("dicom."):
+            return str(getattr(self.files.header(self.relative), name.removeprefix("dicom.")))
+        if name.startswith("file."):
+            path = Path(self.relative)
+            return {"file.name": path.name, "file.stem": path.stem, "file.path": self.relative}[name]
+        if not name.startswith("path."):
+            return self.of_cell(name)
+        found = re.search(self.plan.path_regex, self.relative)
+        if found is None:
+            raise Aside("path does not fit path_regex", "")
+        return found[name.removeprefix("path.")] or ""
+
+    def value(self, expression: str) -> str:
+        return expand(expression, self.of_any)
+
+    def filter(self) -> None:
+        for rule in self.plan.filters:
+            word = expand(rule.column, self.of_cell).lower()
+            words = {text.lower() for text in rule.keep or rule.drop}
+            if (word in words) != bool(rule.keep):
+                raise Aside("left out by a filter of the mapping", f"{rule.column}: {word[:40] or 'blank'}")
+
+    def record(self, image_id: str, splits: _Splits) -> ImageRecord:
+        plan = self.plan
+        if not self.files.exists(self.relative):
+            raise Aside("image file missing", "")
+        study = _id(self.value(plan.ids.study), "study") if plan.ids.study else image_id
+        patient = _id(self.value(plan.ids.patient), "patient")
+        texts = self.texts()
+        if plan.text.required and texts["findings"] is None and texts["impression"] is None:
+            raise Aside("report without findings and impression", f"study {study}")
+        labels = labels_of(plan.labels, self.value)
+        return ImageRecord(
+            source=plan.source,
+            image_id=image_id,
+            study_id=study,
+            patient_id=patient,
+            split=splits.of(self.value, patient),
+            view=self.view(),
+            path=self.files.root / self.relative,
+            relative_path=self.relative,
+            labels=labels,
+            label_source=plan.labels.source if plan.labels and labels else None,
+            size=self.size(),
+            **texts,
+        )
+
+    def view(self) -> str:
+        if self.plan.view is None:
+            return "UNKNOWN"
+        word = " ".join(self.value(self.plan.view.column).lower().split())
+        return self.plan.view.words.get(word, VIEWS[view_index(word)])
+
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) in px of the table; None where it has none. Raises ValueError for what is no number."""
+        if self.plan.size is None:
+            return None
+        width, height = number(self.value(self.plan.size.width)), number(self.value(self.plan.size.height))
+        return (int(width), int(height)) if 1 <= width < 1e6 and 1 <= height < 1e6 else None
+
+    def texts(self) -> dict[str, Any]:
+        """The four texts: a column of its own goes before the section of a whole report."""
+        spec = self.plan.text
+        found = sections(report) if (report := self._joined(spec.report, "\n")) else {}
+        if found.get(LAST_PARAGRAPH):  # neither findings nor impression has a header
+            found["findings"] = found[LAST_PARAGRAPH]
+        return {name: clean_text(self._joined(getattr(spec, name), " ")) or found.get(name) for name in TEXTS}
+
+    def _joined(self, expressions: tuple[str, ...], between: str) -> str:
+        return between.join(text for text in map(self.value, expressions) if text)
+
+
+def _id(text: str, which: str) -> str:
+    """A clean id; characters that do not belong into one become "-". Raises ValueError for a blank one."""
+    try:
+        return clean_id(re.sub(r"[^\w.-]+", "-", text.strip()).strip("-."))
+    except ValueError as error:
+        raise ValueError(f"{which} id: {error}") from None
+
+
+# ------------------------------------------------------------------------------------------------ splits
+class _Splits:
+    """The split of each image, by column, lists or hash."""
+
+    def __init__(self, root: Path, plan: TableMapping) -> None:
+        self.plan, self.source = plan.split, plan.source
+        self.words = {**SPLIT_WORDS, **{word.lower(): split for word, split in plan.split.words.items()}}
+        self.listed: dict[str, str] = {}
+        for split, name in plan.split.lists.items():
+            path = root / name
+            try:
+                with open_text(path) as stream:
+                    lines = [line.split(",")[0].strip() for line in stream]
+            except OSError as error:
+                raise SourceError(f"{path}: the list of split.lists cannot be read ({error.strerror})") from None
+            for line in filter(None, lines):
+                if self.listed.setdefault(line, split) != split:
+                    self.listed[line] = "several"
+
+    def of(self, value: Lookup, patient: str) -> str:
+        """train, validate or test. Raises Aside."""
+        plan = self.plan
+        if plan.shares:
+            shares = plan.shares
+            return split_by_hash(self.source, patient, shares.get("train", 0), shares.get("validate", 0), plan.seed)
+        if plan.lists:
+            name = value(plan.name)
+            split = self.listed.get(name) or self.listed.get(Path(name).stem, "")
+            if split == "several":
+                raise Aside("image in two split lists", "")
+            if not split:
+                raise Aside("image in no split list", "")
+        else:
+            word = value(plan.column).lower()
+            split = self.words.get(word, "")
+            if not split:
+                raise Aside("unknown split word", word[:40] or "blank")
+        if split == "train" and plan.validate_share and share_of(self.source, patient, plan.seed) < plan.validate_share:
+            return "validate"
+        return split

@@ -1,0 +1,62 @@
+"""The files of a table: by paths, by globs, without a table at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from data_prep.records import SourceError
+from tests.data_prep.dicom.files import dataset, ramp, write
+from tests.data_prep.table.export import export, read, reasons
+
+
+def test_files_by_glob_every_one_accounted_for(tmp_path):
+    root = export(
+        tmp_path, "name,study,mrn\nx/a.dcm.png,1,1\nB.jpg,2,2\nmissing.png,3,3\n", files="a.dcm.png stray.png"
+    )
+    (root / "small").mkdir()
+    for name in ("a.dcm.png", "B.jpeg"):
+        (root / "small" / name).write_bytes(b"x")
+    image = {"glob": ["images/*", "small/*"], "name": "name", "by": "stem"}
+    records, quarantine = read(root, image=image)
+    assert [(r.image_id, r.relative_path) for r in records] == [("a.dcm", "images/a.dcm.png"), ("B", "small/B.jpeg")]
+    assert sorted((row.get("path", ""), row["reason"]) for row in quarantine.rows) == [
+        ("images/stray.png", "image file that no row names"),
+        ("missing.png", "image file missing"),
+        ("small/a.dcm.png", "second file of one image name"),
+    ]
+    assert [r.image_id for r in read(root, image={**image, "by": "name"})[0]] == ["a.dcm"]
+    with pytest.raises(SourceError, match=r"no file fits image.glob nowhere/\*"):
+        read(root, image={"glob": "nowhere/*", "name": "name"})
+
+
+def test_several_paths_and_absolute_and_windows_ones(tmp_path):
+    root = export(tmp_path, "", files="a.png b.png")
+    (root / "t.csv").write_text(
+        f"file,study,mrn\na,1,1\n{root}/images/b.png,2,2\nimages\\b.png,3,3\n/etc/passwd,4,4\n..,5,5\n"
+    )
+    paths = ["other/{file}.png", "images/{file}.png"]
+    assert [r.relative_path for r in read(root, image={"path": paths})[0]] == ["images/a.png"]
+    records, aside = read(root, image={"path": ["{file}"]}, ids={"image": "study", "study": "study", "patient": "mrn"})
+    assert [(r.image_id, r.relative_path) for r in records] == [("2", "images/b.png"), ("3", "images/b.png")]
+    assert reasons(aside) == [("1", "image file missing"), *[("", "image path outside the root")] * 2]
+
+
+def test_a_folder_of_dicom_without_a_table(tmp_path):
+    """Ids, view and nothing else from the headers; a file that is no DICOM is set aside."""
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "1.dcm").write_bytes(write(dataset(ramp(height=40, width=50))))
+    (tmp_path / "scans" / "2.dcm").write_bytes(
+        write(dataset(ramp(height=40, width=50), PatientID="", ViewPosition="LL"))
+    )
+    (tmp_path / "scans" / "3.dcm").write_text("<html>")
+    records, quarantine = read(
+        tmp_path,
+        table=None,
+        image={"glob": "scans/*.dcm"},
+        ids={"image": "file.stem", "study": "dicom.study_id", "patient": "dicom.patient_id"},
+        view="dicom.view",
+    )
+    assert [(r.image_id, r.study_id, r.patient_id, r.view) for r in records] == [("1", "1.2.3.1", "p7", "PA")]
+    assert reasons(quarantine) == [("2", "malformed row"), ("3", "not a DICOM file")]
+    with pytest.raises(SourceError, match=r"ids\.patient names the column 'mrn', but there is no table"):
+        read(tmp_path, table=None, image={"glob": "scans/*.dcm"}, ids={"patient": "mrn"})
