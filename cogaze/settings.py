@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from .observations import VIEWS
 
@@ -18,9 +19,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
 
+def _here(value: object) -> object:
+    """Of a setting that is a folder to write into, before it is a Path and has lost a slash."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+        raise ValueError("only shards are read from URLs; name a folder on this machine")
+    return value
+
+
+LocalFolder = BeforeValidator(_here)
+
+
 # ------------------------------------------------------------------------------------------------ run
 class RunConfig(Section):
-    dir: Path | None = Field(None, description="the run folder; needed to train")
+    dir: Annotated[Path | None, LocalFolder] = Field(None, description="the run folder; needed to train")
     name: str = Field("cogaze", description="experiment name in MLflow")
     seed: int = 0
     nproc: Count | None = Field(None, description="number of ranks asked for; training stops if it differs")
@@ -55,7 +66,7 @@ class DataConfig(Section):
     )
     workers: Annotated[int, Field(ge=0)] = 4
     prefetch: Count = Field(4, description="micro-batches each worker prepares ahead")
-    cache_dir: str | None = Field(
+    cache_dir: Annotated[str | None, LocalFolder] = Field(
         None,
         description="where the tars of shards behind a URL are kept, on a disk of the node; may name variables of the "
         "environment ($SLURM_TMPDIR/cogaze). null: the user's cache folder",

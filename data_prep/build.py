@@ -55,6 +55,7 @@ from data_prep.shards.plan import (
 from data_prep.shards.pseudonyms import hashed_checksum, hashed_records, hashed_rows
 from data_prep.shards.spool import Spool, Spooled
 from data_prep.shards.writer import BusyError, ShardWriter
+from data_prep.sizes import hold_to
 from data_prep.stats import Totals
 
 __all__ = ["BuildError", "ShardWriter", "build", "finish"]
@@ -235,23 +236,16 @@ def _encode_one(job: Spooled, settings: Mapping[str, Any], salt: bytes | None) -
         image = encode(grey.image, settings["image_format"], settings["quality"])
     except ImageError as error:
         return Encoded(meta, {}, (error.reason, error.detail if salt is None else ""))
-    differing = _size_fault(meta["original"], (grey.width, grey.height))
+    table = meta["original"]["width"], meta["original"]["height"]
+    stated = None if table == (UNSEEN["width"], UNSEEN["height"]) else table
+    meta, rest, heatmaps, differing = hold_to(stated, (grey.width, grey.height), meta, job.members, job.heatmaps)
     sha256 = grey.sha256 if salt is None else hashed_checksum(grey.sha256, salt)
     meta["original"] |= {"width": grey.width, "height": grey.height, "sha256": sha256}
-    meta, members, aside = add_maps(meta, job.members, job.heatmaps, grey.image.size, (grey.width, grey.height))
+    meta, members, aside = add_maps(meta, rest, heatmaps, grey.image.size, (grey.width, grey.height))
     if salt is not None:  # a detail may quote the source, a file name for one
         aside = [(name, reason, "") for name, reason, _ in aside]
-    if differing:
-        aside = [*aside, (meta["image_id"], "image of another size than its table says", differing)]
+    aside = [*aside, *differing]
     return Encoded(meta, {settings["image_format"]: image, "json": as_json(meta), **members}, aside=tuple(aside))
-
-
-def _size_fault(stated: Mapping[str, Any], size: tuple[int, int]) -> str:
-    """What is wrong where the source's tables state another size than the file has; else ""."""
-    table = stated["width"], stated["height"]
-    if table in (size, (UNSEEN["width"], UNSEEN["height"])):
-        return ""
-    return f"{table[0]}x{table[1]} px in the table, {size[0]}x{size[1]} px in the file; the image is kept"
 
 
 def _encoded(

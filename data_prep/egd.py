@@ -89,7 +89,10 @@ def collect(
     sessions = _sessions(table, shown.rows, degree, quarantine, counts)
     readings: dict[str, list[Reading]] = {}
     for dicom_id in sorted(shown.rows.keys() | sessions.keys()):
-        if dicom_id not in shown.rows:
+        if isinstance(place := shown.rows.get(dicom_id), str):
+            quarantine.add(SOURCE, "image without usable pads", id=dicom_id, path=sheet, detail=place)
+            continue
+        if place is None:
             if dicom_id not in shown.conflicts:
                 quarantine.add(SOURCE, "gaze on an image that master_sheet does not name (calibration)", id=dicom_id)
             continue
@@ -100,16 +103,20 @@ def collect(
     return readings
 
 
-def _pack_shown(row: dict[str, str]) -> _Shown:
-    left, right, top, bottom = (number(row[name]) for name in PADS)
+def _pack_shown(row: dict[str, str]) -> _Shown | str:
+    """Where the image was on the screen, or what is wrong with its pads."""
+    try:
+        left, right, top, bottom = (number(row[name]) for name in PADS)
+    except ValueError as error:
+        return str(error)
     width, height = SCREEN_PX[0] - left - right, SCREEN_PX[1] - top - bottom
     if not (min(left, right, top, bottom) >= 0 and width > 0 and height > 0):
-        raise ValueError(f"pads left {left:g}, right {right:g}, top {top:g}, bottom {bottom:g} px leave no image")
+        return f"pads left {left:g}, right {right:g}, top {top:g}, bottom {bottom:g} px leave no image"
     return _Shown(left, top, width, height)
 
 
 def _sessions(
-    path: Path, shown: dict[str, _Shown], degree: float, quarantine: Quarantine, counts: Counter[str]
+    path: Path, shown: dict[str, _Shown | str], degree: float, quarantine: Quarantine, counts: Counter[str]
 ) -> dict[str, dict[str, list[Fixation]]]:
     """dicom_id -> session -> fixations; an image without a master_sheet row gets an empty dict.
 
@@ -134,7 +141,7 @@ def _sessions(
             continue
         sessions = found.setdefault(dicom_id, {})
         place = shown.get(dicom_id)
-        if place is None:
+        if place is None or isinstance(place, str):
             continue
         fixations = sessions.setdefault(row.get("SESSION_ID", ""), {})
         if valid != 1:

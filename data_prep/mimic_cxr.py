@@ -27,7 +27,7 @@ from data_prep import egd as egd_reader
 from data_prep import reflacx as reflacx_reader
 from data_prep.hand_set import study_sections
 from data_prep.labels.tables import LabelVector, as_labels, read_label_table
-from data_prep.mimic_layout import METADATA, discover, study_folder, versioned
+from data_prep.mimic_layout import METADATA, discover, image_files, study_folder, study_numbers, versioned
 from data_prep.records import ImageRecord, Quarantine, Reading, SourceError
 from data_prep.sections import LAST_PARAGRAPH, decode_report
 from data_prep.tables import Keyed, clean_id, find_table, keyed, number, require_table
@@ -54,6 +54,13 @@ VIEW_MEANINGS = {
     "left posterior oblique": "LPO",
     "right posterior oblique": "RPO",
 }
+
+
+class Named(NamedTuple):
+    """The ids that the tables name, also where their rows contradict each other."""
+
+    images: set[str]
+    studies: set[str]
 
 
 class PlannedImage(NamedTuple):
@@ -112,7 +119,7 @@ def read(
     pictures = found.get("images") or found.get("dicom" if pixels == "dicom" else "mimic-cxr-jpg")
     if pictures is None:
         raise SourceError(f"no DICOM files (mimic-cxr/files/p10/p.../s.../*.dcm) at or beside {root}: name the folder")
-    plan = plan_of(require_table(jpg, METADATA, WHERE), require_table(jpg, SPLIT, WHERE), quarantine)
+    plan, named = plan_of(require_table(jpg, METADATA, WHERE), require_table(jpg, SPLIT, WHERE), quarantine)
     labelled = _label_tables(jpg, labels, label_table, radiologist, quarantine)
     studies = {image.study for image in plan}
     for name, table in labelled:
@@ -134,7 +141,7 @@ def read(
 
     below = Path("files") if (pictures / "files").is_dir() else Path()
     suffixes = (".dcm",) if pixels == "dicom" else (".jpg", ".png")
-    return records_of(plan, pictures, folder, report, labelled, gaze, quarantine, suffixes, without_text)
+    return records_of(plan, named, pictures, folder, report, labelled, gaze, quarantine, suffixes, without_text)
 
 
 def _label_tables(
@@ -160,6 +167,7 @@ def _label_tables(
 
 def records_of(
     plan: list[PlannedImage],
+    named: Named,
     root: Path,
     folder_of: Callable[[str, str], Path],
     report_of: Callable[[str, str], tuple[dict[str, str | None], str]],
@@ -171,20 +179,32 @@ def records_of(
 ) -> Iterator[ImageRecord]:
     """The planned images as records. `folder_of` and `report_of` take patient and study: the images' folder below
     `root`, and what `read_report` returns; `labelled` tables come in the order of their precedence; of the files
-    <image id><suffix> the first that exists is taken; `without_text` keeps images whose report cannot be used."""
+    <image id><suffix> the first that exists is taken; `without_text` keeps images whose report cannot be used. What
+    lies beside them in the patients' folders and is in no table (`named`) is set aside too."""
+    last = ""
     for (patient, study), images in groupby(plan, key=lambda image: (image.patient, image.study)):
         folder = folder_of(patient, study)
+        files = image_files(root / folder, suffixes)
+        for name in sorted(files):
+            if Path(name).stem not in named.images:
+                quarantine.add(SOURCE, "image file that no table names", id=Path(name).stem, path=folder / name)
+        if patient != last:
+            last = patient
+            for other in study_numbers(root / folder.parent):
+                if other not in named.studies:
+                    quarantine.add(SOURCE, "study folder that no table names", path=folder.with_name(f"s{other}"))
         text, fault = report_of(patient, study)
         quarantine.note(_kind_of(text, fault))
         label_source = next((name for name, table in labelled if study in table.rows), None)
         values = next((table.rows[study] for _, table in labelled if study in table.rows), None)
         for image in images:
-            path = next((p for end in suffixes if (p := root / folder / f"{image.dicom_id}{end}").is_file()), None)
+            file = next((name for end in suffixes if (name := f"{image.dicom_id}{end}") in files), None)
+            quarantine.note("image files", int(file is not None))
             relative = (folder / f"{image.dicom_id}{suffixes[0]}").as_posix()
             if fault and not without_text:
                 quarantine.add(SOURCE, fault, id=image.dicom_id, path=relative, detail=f"study {study}")
                 continue
-            if path is None:
+            if file is None:
                 quarantine.add(SOURCE, "image file missing", id=image.dicom_id, path=relative, detail=f"study {study}")
                 continue
             yield ImageRecord(
@@ -194,8 +214,8 @@ def records_of(
                 patient_id=patient,
                 split=image.split,
                 view=image.view,
-                path=path,
-                relative_path=path.relative_to(root).as_posix(),
+                path=root / folder / file,
+                relative_path=(folder / file).as_posix(),
                 findings=text.get("findings"),
                 impression=text.get("impression"),
                 indication=text.get("indication"),
@@ -211,8 +231,11 @@ def records_of(
             quarantine.add(reading.reader, "reading without its image", id=reading.id, detail=detail)
 
 
-def plan_of(metadata_table: Path, split_table: Path, quarantine: Quarantine) -> list[PlannedImage]:
-    """Every usable image by patient, study and image; contradictions between and within the tables are set aside."""
+def plan_of(metadata_table: Path, split_table: Path, quarantine: Quarantine) -> tuple[list[PlannedImage], Named]:
+    """Every usable image by patient, study and image, and what the tables name at all.
+
+    Contradictions between and within the tables are set aside.
+    """
 
     def pack_metadata(row: dict[str, str]) -> tuple[str, str, str, str, tuple[int, int] | None]:
         position = " ".join(row["ViewPosition"].upper().split())
@@ -269,7 +292,8 @@ def plan_of(metadata_table: Path, split_table: Path, quarantine: Quarantine) -> 
             quarantine.add(SOURCE, "study of two patients", id=image.dicom_id, detail=f"study {image.study}")
         else:
             usable.append(image)
-    return usable
+    images = set[str]().union(metadata.rows, metadata.conflicts, split.rows, split.conflicts)
+    return usable, Named(images, {row[1] for table in (metadata, split) for row in table.rows.values()})
 
 
 def read_report(*candidates: Path) -> tuple[dict[str, str | None], str]:

@@ -55,7 +55,7 @@ def read(
     tables = home / "spreadsheets" / "CXR-JPG"
     metadata = require_table(home / "spreadsheets", "cxr_meta", WHERE)
     planning = Quarantine()  # of its own, also because the counts are none to compare with MIMIC-CXR's published ones
-    plan = plan_of(metadata, require_table(tables, "cxr_split", WHERE), planning)
+    plan, named = plan_of(metadata, require_table(tables, "cxr_split", WHERE), planning)
     quarantine.rows += [row for row in planning.rows if row["reason"] != ELSEWHERE]
     labelled: list[tuple[str, Path]] = [(labels, require_table(tables, f"cxr_{labels}", WHERE))]
     if (test_labels := find_table(tables, TEST_LABELS)) is not None:
@@ -69,7 +69,7 @@ def read(
         return read_report(home / f"patient_{patient}" / "CXR-DICOM" / f"s{study}.txt")
 
     gaze = _gaze(home, viewing_distance, quarantine)
-    return records_of(plan, home, folder, report, values, gaze, quarantine)
+    return records_of(plan, named, home, folder, report, values, gaze, quarantine)
 
 
 def _gaze(home: Path, viewing_distance: float, quarantine: Quarantine) -> dict[str, list[Reading]]:

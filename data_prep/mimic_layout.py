@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
@@ -44,6 +45,24 @@ def discover(root: Path) -> dict[str, Path]:
 def study_folder(patient: str, study: str) -> Path:
     """p10/p10000032/s50414267, as below `files` of the separate downloads."""
     return Path(f"p{patient[:2]}", f"p{patient}", f"s{study}")
+
+
+def image_files(folder: Path, suffixes: tuple[str, ...]) -> set[str]:
+    """Names of the image files in a study's folder; one look at it in place of one at each file."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.name.endswith(suffixes) and entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def study_numbers(folder: Path) -> list[str]:
+    """Numbers of the studies whose folders lie in a patient's."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name[1:] for e in entries if re.fullmatch(r"s\d+", e.name) and e.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _has_files(folder: Path, pattern: str, patients: int = 100) -> bool:

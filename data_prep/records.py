@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,23 +77,45 @@ class ImageRecord:
 
 
 class Quarantine:
-    """Everything set aside, with its reason: one JSON line each in quarantine.jsonl."""
+    """Everything set aside or noted, with its reason: one JSON line each in quarantine.jsonl.
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, str]] = []
+    A row means a loss (something of the source is not in the shards) unless it is marked as `kept`. `roots` are the
+    folders of the source, the one the user named first: no row says where they lie on this machine (`placed`).
+    """
+
+    def __init__(self, *roots: Path) -> None:
+        self.roots = roots
+        self.rows: list[dict[str, Any]] = []
         self.noted: Counter[str] = Counter()
 
     def add(
-        self, source: str, reason: str, *, id: str | None = None, path: Path | str | None = None, detail: str = ""
+        self,
+        source: str,
+        reason: str,
+        *,
+        id: str | None = None,
+        path: Path | str | None = None,
+        detail: str = "",
+        count: int = 1,
+        kept: bool = False,
     ) -> None:
-        """Set one thing aside. `reason` is a short fixed phrase (it is counted), `detail` says the particulars."""
-        row = {"source": source, "reason": reason}
+        """Set something aside. `reason` is a short fixed phrase (it is counted), `detail` says the particulars.
+
+        `count` is the number of things where one row stands for several. `kept`: nothing of the data set is missing for
+        it (an image kept in spite of its table, fixations cleaned by rule, what is no part of the data set); such a row
+        is told apart in the summary and does not fail --strict.
+        """
+        row: dict[str, Any] = {"source": source, "reason": reason}
         if id is not None:
             row["id"] = id
         if path is not None:
             row["path"] = str(path)
         if detail:
             row["detail"] = detail
+        if count != 1:
+            row["count"] = count
+        if kept:
+            row["kept"] = True
         self.rows.append(row)
 
     def note(self, name: str, number: int = 1) -> None:
@@ -100,8 +123,43 @@ class Quarantine:
         self.noted[name] += number
 
     def counts(self) -> Counter[str]:
-        return Counter(row["reason"] for row in self.rows)
+        """Reason -> number of things, kept ones too."""
+        lost, kept = counts_of(self.rows)
+        return lost + kept
+
+    def placed(self) -> Iterator[dict[str, Any]]:
+        """The rows, with paths from the first root; below another one they begin with its name, elsewhere they are the
+        file's name alone. Details are freed of the roots too."""
+        for row in self.rows:
+            changed = dict(row)
+            if "path" in row:
+                changed["path"] = self._place(Path(row["path"]))
+            if "detail" in row:
+                changed["detail"] = self._without_roots(row["detail"])
+            yield changed
 
     def lines(self) -> Iterator[str]:
         """The rows as JSON lines in a stable order, so that the file does not depend on the number of jobs."""
         yield from sorted(json.dumps(row, ensure_ascii=False, sort_keys=True) for row in self.rows)
+
+    def _place(self, path: Path) -> str:
+        for number, root in enumerate(self.roots):
+            if path.is_relative_to(root):
+                below = path.relative_to(root)
+                return (Path(root.name, below) if number else below).as_posix()
+        return path.name if path.is_absolute() else path.as_posix()
+
+    def _without_roots(self, text: str) -> str:
+        for root in sorted(map(str, self.roots), key=len, reverse=True):
+            if root != ".":
+                text = text.replace(f"{root}/", "").replace(root, Path(root).name)
+        return text
+
+
+def counts_of(rows: Iterable[Mapping[str, Any]]) -> tuple[Counter[str], Counter[str]]:
+    """Reason -> number of things, of the rows that mean a loss and of those that are kept."""
+    lost: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    for row in rows:
+        (kept if row.get("kept") else lost)[row["reason"]] += row.get("count", 1)
+    return lost, kept

@@ -41,14 +41,17 @@ def preload(*modules: str) -> None:
 class Forked:
     """What is used of `subprocess.Popen`, for a function that returns an exit code. Dies with its parent."""
 
-    def __init__(self, work: Callable[[], int], env: Mapping[str, str], log: Path | None = None) -> None:
+    def __init__(
+        self, work: Callable[[], int], env: Mapping[str, str], log: Path | None = None, errors: Path | None = None
+    ) -> None:
+        """What it prints goes to `log`, and what it prints on stderr to `errors`, where these are given."""
         self.returncode: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _be_the_child(work, env, log, parent)
+            _be_the_child(work, env, log, errors or log, parent)
 
     def poll(self) -> int | None:
         return self._reap(os.WNOHANG)
@@ -80,7 +83,9 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _be_the_child(work: Callable[[], int], env: Mapping[str, str], log: Path | None, parent: int) -> NoReturn:
+def _be_the_child(
+    work: Callable[[], int], env: Mapping[str, str], log: Path | None, errors: Path | None, parent: int
+) -> NoReturn:
     code: Any = 1
     try:
         os.setsid()  # a process group of its own, as launched ranks have
@@ -92,10 +97,11 @@ def _be_the_child(work: Callable[[], int], env: Mapping[str, str], log: Path | N
         given = dict(env)  # it may be os.environ itself
         os.environ.clear()
         os.environ.update(given)
-        if log is not None:
-            file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(file, 1)
-            os.dup2(file, 2)
+        for stream, path in ((1, log), (2, errors)):
+            if path is not None:
+                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(file, stream)
+                os.close(file)
         code = work()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1

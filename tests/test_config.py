@@ -101,6 +101,8 @@ def test_steps_instead_of_epochs(tmp_path):
         ("optim: {lr: -1}", r"optim\.lr: .*greater than 0"),
         ("data: {context_dropout: 1.5}", r"data\.context_dropout: .*less than or equal to 1"),
         ("train: {strategy: fsdp}", r"train\.strategy: .*'zero2'"),
+        ("run: {dir: 's3://bucket/run'}", r"run\.dir: only shards are read from URLs; .*\(got 's3://bucket/run'\)"),
+        ("data: {cache_dir: 'gs://bucket/c'}", r"data\.cache_dir: only shards are read from URLs"),
         ("data: {image_size: 500}", r"image_size 500 is not a multiple of the patch size 14; try 504"),
         ("- a\n- b", r"the top level must be a mapping of sections, not list"),
         ("run: {seed: 1\nfoo", r"not valid YAML"),

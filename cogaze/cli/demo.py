@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import Failure, UsageError
+from .options import here
 
 # The names others rely on in summary.json; the evaluation files hold everything else.
 SUMMARY = (
@@ -39,7 +40,7 @@ def command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="training settings as section.key=value", metavar="[KEY=VALUE]...")
     ] = None,
-    out: Annotated[Path, typer.Option(help="the run folder")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="the run folder", parser=here)] = Path("runs/demo"),
     config: Annotated[Path, typer.Option(help="training configuration")] = Path("configs/demo.yaml"),
     seed: Annotated[int, typer.Option(help="seed of the phantom data and of training")] = 0,
     studies: Annotated[int, typer.Option(min=20, help="phantom studies to draw")] = 2200,

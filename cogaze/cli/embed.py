@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from .errors import STOPPED, Failure, UsageError
-from .options import CORES
+from .options import CORES, here
 from .progress import progress_bar
 
 
@@ -29,7 +29,7 @@ def command(
             help="folder of images; table (.csv .tsv .jsonl .parquet, the first three also with .gz); or shard folder",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="the file to write, .parquet or .npz", show_default=False)],
+    out: Annotated[Path, typer.Option(help="the file to write, .parquet or .npz", parser=here, show_default=False)],
     split: Annotated[str | None, typer.Option(help="of a shard folder: train, validate or test")] = None,
     root: Annotated[
         Path | None, typer.Option(help="what a table's image paths are relative to", show_default="the table's folder")

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from cogaze.cli.errors import UsageError
+from cogaze.cli.options import here
 from cogaze.cli.reports import reports
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ Out = Annotated[
     Path | None,
     typer.Option(
         help="folder for the result files",
+        parser=here,
         show_default="RUN/eval for the test split, RUN/eval/SPLIT[-no-context][-untrained] for anything else",
     ),
 ]

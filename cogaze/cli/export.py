@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cogaze.cli.errors import UsageError
+from cogaze.cli.options import here
 
 OPSETS = (18, 23)  # what torch's exporter writes; cogaze.export.onnx checks it too
 
@@ -18,7 +19,7 @@ def command(
         Path,
         typer.Argument(help="run folder (its newest checkpoint), checkpoint, or imported folder", show_default=False),
     ],
-    out: Annotated[Path, typer.Option(help="folder to make", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder to make", parser=here, show_default=False)],
     data: Annotated[
         list[Path] | None,
         typer.Option("--data", help="shard folder, may be repeated", show_default="data.shards of the run"),

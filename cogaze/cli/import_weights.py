@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from cogaze.cli.errors import UsageError
+from cogaze.cli.options import here
 
 
 def command(
     file: Annotated[Path, typer.Argument(help="the authors' .pt (or .safetensors) file", show_default=False)],
-    out: Annotated[Path, typer.Option(help="folder to make", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder to make", parser=here, show_default=False)],
     vision: Annotated[
         str | None,
         typer.Option(help="RAD-DINO, folder or hub id, for a file without it", show_default="of the configuration"),

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cogaze.cli.errors import UsageError
-from cogaze.cli.options import AsJson
+from cogaze.cli.options import AsJson, here
 
 SECTIONS = {"findings": ("findings",), "impression": ("impression",), "either": ("findings", "impression")}
 
@@ -36,9 +36,9 @@ def reports(
     chexbert: Annotated[Path | None, typer.Option(help="the weight file chexbert.pth for --labeller chexbert")] = None,
     chexbert_tokenizer: Annotated[str, typer.Option(help="folder or hub id of its tokenizer")] = "bert-base-uncased",
     structured: Annotated[bool, typer.Option("--structured", help="the texts are written organ by organ")] = False,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the results")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the results", parser=here)] = None,
     per_report: Annotated[
-        Path | None, typer.Option(help="CSV file for each report's scores; it holds the ids, no text")
+        Path | None, typer.Option(help="CSV file for each report's scores; it holds the ids, no text", parser=here)
     ] = None,
     as_json: AsJson = False,
 ) -> None:

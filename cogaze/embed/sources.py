@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..data.remote import as_url
 from ..data.schema import canonical_json
 from ..data.shards import MANIFEST, ShardSet
 from ..data.text import context_texts, report_text
@@ -75,16 +76,17 @@ def open_source(
     columns: Mapping[str, str] | None = None,
     sections: Sequence[str] = ("findings", "impression"),
 ) -> Source:
-    """The source at `path`, of the kind that lies there.
+    """The source at `path`, of the kind that lies there; what lies at a URL is a shard folder.
 
     split: of a shard folder. root: what the image paths of a table are relative to (default: the table's folder).
     columns: the table's names of COLUMNS, where they differ. sections: the first one a shard sample has is its text.
     Raises SourceError: nothing there, nothing in it, an option of another kind of source, a missing column.
     """
-    if path.is_dir():
+    url = as_url(path)
+    if url or path.is_dir():
         if root is not None or columns:
-            raise SourceError(f"{path} is a folder; --root and --columns belong to a table")
-        if (path / MANIFEST).is_file():
+            raise SourceError(f"{url or path} is a folder; --root and --columns belong to a table")
+        if url or (path / MANIFEST).is_file():
             return shard_source(path, split, sections)
         if split is not None:
             raise SourceError(f"{path} holds no {MANIFEST}, so it is no shard folder; --split belongs to one")

@@ -104,7 +104,8 @@ def _sentence(
     spoken = [s for _, s in numbered]
     weights = np.stack([segment_weights(fixations, s["start"], s["end"], config.data.lead) for s in spoken])  # (S,F)
     if reading in raw.maps:
-        maps = picture_maps(raw.maps[reading][[i + 1 for i, _ in numbered]], crop, config)
+        rows = [*(i + 1 for i, _ in numbered), 0]  # row 0 is the whole report's, which goes last
+        maps = picture_maps(raw.maps[reading][rows], crop, config)[:-1]
     else:
         maps = gaze_maps(fixations, weights, crop, config)
     kept = np.flatnonzero(gives_segment(maps, config))

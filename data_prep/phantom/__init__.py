@@ -6,6 +6,7 @@ They serve to run and to test the whole pipeline where no credentialed data may 
 data. Same seed, same bytes.
 """
 
-from data_prep.phantom.writer import MARK, TRUTH, PhantomError, write
+from data_prep.phantom.mark import MARK
+from data_prep.phantom.writer import TRUTH, PhantomError, write
 
 __all__ = ["MARK", "TRUTH", "PhantomError", "write"]

@@ -17,6 +17,7 @@ from data_prep.phantom import egd_files, mimic_files, reflacx_files
 from data_prep.phantom.canvas import Box
 from data_prep.phantom.film import draw
 from data_prep.phantom.gaze import Reading, readings_of
+from data_prep.phantom.mark import MARK, digests
 from data_prep.phantom.plan import FRONTAL_SHARE, REPORT, Study, make_study, patient_numbers
 from data_prep.phantom.report import make_report
 from data_prep.phantom.tables import image_path, write_text
@@ -24,7 +25,6 @@ from data_prep.processes import pool
 
 JPEG_QUALITY = 92
 RAW_GAZE_READINGS = 10  # readings of each system that also get raw samples when asked for
-MARK = "PHANTOM.json"
 TRUTH = "truth.jsonl"
 
 
@@ -106,6 +106,7 @@ def write(
         "gaze_share": gaze_share,
         "context_share": context_share,
         "totals": summary,
+        "files": dict(digests(out, (folder for folder in out.iterdir() if folder.is_dir()))),
     }
     write_text(out / MARK, json.dumps(mark, indent=1, sort_keys=True) + "\n")
     return summary

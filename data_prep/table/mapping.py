@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -129,6 +130,10 @@ class Text(_Part):
         return [value] if isinstance(value, str) else value
 
 
+def _word(text: Any) -> str:
+    return " ".join(str(text).lower().split())
+
+
 class Labels(_Part):
     """A column an observation with `values`, or one `column` that lists words with `names`."""
 
@@ -138,15 +143,29 @@ class Labels(_Part):
     column: str = ""
     separator: str = "|"
     names: dict[str, tuple[Observation, ...]] = {}  # word of the list -> what it says is present; [] says nothing
-    others: Literal["refuse", "ignore"] = "refuse"  # words that are not in names
-    undecided: tuple[Observation, ...] = ()  # unknown, not negative, where the list does not name them
+    open: dict[str, tuple[Observation, ...]] = {}  # word -> what it leaves open, unknown unless another word names it
+    void: tuple[str, ...] = ()  # words beside which the list says nothing at all
+    others: Literal["refuse", "unknown"] = "refuse"  # words in none of these: set the row aside, or all is left open
+    undecided: tuple[Observation, ...] = ()  # unknown, not negative, unless the list names them or No Finding
 
-    @field_validator("names", mode="before")
+    @field_validator("names", "open", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
+        """Words without case and with single blanks; one observation or several, or `all`, or none."""
         if not isinstance(value, Mapping):
             return value
-        return {k: [] if v is None else [v] if isinstance(v, str) else v for k, v in value.items()}
+        found: dict[str, Any] = {}
+        for key, targets in value.items():
+            if targets is None or isinstance(targets, str):
+                targets = {None: [], "all": list(OBSERVATIONS)}.get(targets, [targets])
+            if found.setdefault(_word(key), targets) != targets:
+                raise ValueError(f"{str(key)!r} stands there twice, with different observations")
+        return found
+
+    @field_validator("void")
+    @classmethod
+    def _plain(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_word, words))
 
     @model_validator(mode="after")
     def _sound(self) -> Labels:
@@ -154,10 +173,18 @@ class Labels(_Part):
             raise ValueError("give either columns or column")
         if self.column and not self.names:
             raise ValueError("column needs names: which word means which observation")
-        for name in (*self.columns, *self.undecided, *(o for targets in self.names.values() for o in targets)):
+        if self.columns and (self.names or self.open or self.void or self.undecided):
+            raise ValueError("names, open, void and undecided go with column, values with columns")
+        listed = (name for words in (self.names, self.open) for targets in words.values() for name in targets)
+        for name in (*self.columns, *self.undecided, *listed):
             if name not in OBSERVATIONS:
                 raise ValueError(f"{name!r} is not an observation{near(name, OBSERVATIONS)}")
         return self
+
+    @cached_property
+    def named(self) -> tuple[str, ...]:
+        """The observations that words of the list stand for."""
+        return tuple(dict.fromkeys(name for targets in self.names.values() for name in targets))
 
 
 class Filter(_Part):

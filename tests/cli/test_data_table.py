@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +147,10 @@ def test_labels_by_chexbert(root, tmp_path):
     assert said == {"Edema": 1, "Fracture": 0, "Pneumonia": -1}
     build = ("build", *source(root), "--out", tmp_path / "no")
     assert "--chexbert chexbert.pth" in refused(FAILED, *build, "--fill-labels", "chexbert")
-    message = refused(USAGE, *build, "--fill-labels", "rules", "--chexbert", tmp_path / "chexbert.pth")
-    assert message == "--chexbert is for --fill-labels chexbert"
+    for option in ("--chexbert", "--chexbert-tokenizer"):
+        for fill in ((), ("--fill-labels", "rules")):
+            message = refused(USAGE, *build, *fill, option, tmp_path / "chexbert.pth")
+            assert message == f"{option} is for --fill-labels chexbert"
     assert not (tmp_path / "no").exists()
 
 
@@ -174,13 +177,19 @@ def test_dicom_files_need_no_table(tmp_path):
                        SOPInstanceUID=f"1.2.9.{number}", **tags)  # fmt: skip
         path.write_bytes(write(film))
     (root / "0" / "page.dcm").write_text("<html>login</html>")
+    (root / "2").mkdir()
+    shutil.copy(root / "0" / "0.dcm", root / "2" / "copy.dcm")
     metas, manifest = built(tmp_path / "out", *source(root, without_a_table(tmp_path)))
     assert {name: (m["study_id"], m["patient_id"], m["view"], m["original"]["path"]) for name, m in metas.items()} == {
         "1.2.9.0": ("1.2.3.7", "p7", "PA", "0/0.dcm"),
         "1.2.9.1": ("1.2.3.7", "p7", "LL", "1/1.dcm"),
         "1.2.9.2": ("1.2.3.8", "p8", "AP", "0/2.dcm"),
     }
-    assert manifest["quarantined"] == {"malformed row": 1, "not a DICOM file": 1}  # no patient; no DICOM
+    assert manifest["quarantined"] == {
+        "malformed row": 1,  # without a patient
+        "not a DICOM file": 1,
+        "second file of one image id": 1,
+    }
     assert call("check", tmp_path / "out", "--jobs", 1).exit_code == 0
 
 
@@ -193,5 +202,5 @@ def test_real_dicom_files_need_no_table(tmp_path):
     assert (meta["view"], meta["patient_id"]) == ("PA", "16d7f894-55d7-4d95-8957-d18987f0e981")
     assert (meta["original"]["width"], meta["original"]["height"]) == (1024, 1024)
     (aside,) = (json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines())
-    assert (aside["reason"], aside["id"], aside["path"]) == ("duplicate row", name, "Fake_MONOHR1.dcm")
+    assert (aside["reason"], aside["id"], aside["path"]) == ("second file of one image id", name, "Fake_MONOHR1.dcm")
     assert manifest["totals"]["images"] == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -62,6 +63,31 @@ def test_wrong_usage_is_2(capsys, arguments):
     captured = capsys.readouterr()
     assert "Usage: cogaze" in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "data build --source table --root . --out URL", "data build --source table --root URL --out x",
+        "data phantom --out URL", "data merge URL", "data stats x --out URL", "data show x --out URL",
+        "data gaze x --out URL", "data submit --parts 2 -- --source table --root . --out URL",
+        "data submit --parts 2 --logs URL -- --source table --root . --out x", "demo --out URL",
+        "embed m films --out URL", "export run --out URL", "import-weights w --out URL", "evaluate all run --out URL",
+        "evaluate reports x.csv --out URL", "evaluate reports x.csv --per-report URL",
+        "train CONFIG run.dir=URL", "train CONFIG run.dir=x data.cache_dir=URL",
+    ],
+)  # fmt: skip
+def test_a_url_where_something_is_written(arguments, capsys, tmp_path, monkeypatch):
+    """An error that says what is read from URLs; no folder with the name `s3:`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    config = str(Path(__file__).parents[2] / "configs" / "demo.yaml")
+    words = arguments.replace("URL", "s3://bucket/x").replace("--root .", "--root here").split()
+    assert main.run([config if word == "CONFIG" else word for word in words]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "shards are read from URLs" in said
+    assert "s3://bucket/x" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
 
 
 @pytest.mark.parametrize(

@@ -77,10 +77,26 @@ def test_a_view_that_nobody_published_and_a_table_that_was_not_read():
 
 
 def test_a_subset_raises_no_alarm():
-    comparison = compare("mimic_cxr", {"images": 37_711, "view XX": 3, "train images": 37_711})
+    read = {"images": 37_711, "image files": 37_711, "view XX": 3, "train images": 37_711}
+    comparison = compare("mimic_cxr", read)
     assert comparison is not None
     assert comparison["subset"]
     assert list(lines(comparison)) == ["mimic_cxr: a subset, 37,711 of the 377,110 published images (10.0%)"]
+    assert [*lines(compare("mimic_cxr", {**read, "image files": 37_000}))][1:] == [
+        "  711 of these images have no file: an incomplete download"
+    ]
+
+
+def test_a_row_that_is_missing_makes_no_subset():
+    comparison = compare("mimic_cxr", {**WHOLE, "images": 377_109, "train images": 368_959, "image files": 327_110})
+    assert comparison is not None
+    assert not comparison["subset"]
+    marked = [" ".join(line.split()) for line in lines(comparison) if line.endswith("<- differs")]
+    assert marked == [
+        "images 377,109 377,110 -1 <- differs",
+        "image files 327,110 377,110 -50,000 <- differs",
+        "train images 368,959 368,960 -1 <- differs",
+    ]
 
 
 def test_nothing_to_compare():

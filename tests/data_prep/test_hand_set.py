@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from data_prep.hand_set import RANGES, SECTION_STUDIES, SECTIONS_BY_STUDY, study_sections
@@ -19,6 +21,12 @@ def test_the_facts_are_as_many_as_published():
     assert not SECTIONS_BY_STUDY.keys() & {str(study) for study in RANGES}
     assert all(50_000_000 <= int(study) < 60_000_000 for study in [*RANGES, *SECTIONS_BY_STUDY])
     assert all(0 <= start <= end for start, end in RANGES.values())
+    facts = sorted([*SECTIONS_BY_STUDY.items(), *((str(study), str(span)) for study, span in RANGES.items())])
+    # as compared with the public code on 2026-11-22; a number mistyped is a report misread
+    assert (
+        hashlib.sha256(repr(facts).encode()).hexdigest()
+        == "6c7e15df12d5208d2f65d332c9162407e864374fc8691ce46e64610a9801764e"
+    )
 
 
 def test_a_named_section_becomes_the_findings():

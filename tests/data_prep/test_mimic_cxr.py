@@ -56,9 +56,12 @@ def test_view_repair(collection):
     cases = {
         ("AP", "x,y"): "AP", ("ll", ","): "LL", ("", ",lateral"): "LATERAL", ("nan", "antero-posterior,Erect"): "AP",
         ("", "CHEST (PA AND LAT),left lateral"): "LL", ("L5 S1", ","): "UNKNOWN", ("", ","): "UNKNOWN",
+        ("", ",Postero-Anterior"): "PA", ("", ",right lateral"): "LATERAL", ("", ",left anterior oblique"): "LAO",
+        ("", ",right anterior oblique"): "RAO", ("", ",left posterior oblique"): "LPO",
+        ("", ",right posterior oblique"): "RPO", ("PA", ",antero-posterior"): "PA",
     }  # fmt: skip
     for i, (view, meanings) in enumerate(cases):
-        collection.image(f"i{i}", view=view, meanings=meanings)
+        collection.image(f"i{i:02}", view=view, meanings=meanings)
     records, _ = read(collection.write())
     assert [r.view for r in records] == list(cases.values())
 
@@ -223,7 +226,7 @@ def test_what_was_read_is_counted_before_anything_is_set_aside(collection):
     collection.chexpert += [labels(50000001), labels(59999999)]
     _, quarantine = read(collection.write())
     assert dict(quarantine.noted) == {
-        "images": 6, "studies": 5, "patients": 3,
+        "images": 6, "studies": 5, "patients": 3, "image files": 4,  # of those not set aside already
         "train images": 3, "train studies": 2, "train patients": 1,
         "train frontal": 2, "train lateral": 1, "train other": 0,
         "validate images": 1, "validate studies": 1, "validate patients": 1,
@@ -234,6 +237,28 @@ def test_what_was_read_is_counted_before_anything_is_set_aside(collection):
         "studies in the chexpert table": 1,
         "reports with findings only": 1, "reports with last paragraph only": 1, "reports with none of these": 1,
     }  # fmt: skip
+
+
+def test_files_that_no_table_names_and_files_that_are_not_there(collection):
+    for name in "abc":
+        collection.image(name)
+    collection.image("d", study=50000002).unlink()
+    collection.image("unsplit", study=50000003)
+    collection.split.pop()
+    folder = collection.jpg / "files" / "p10" / "p10000001"
+    (folder / "s50000001" / "stray.jpg").write_bytes(b"")
+    (folder / "s50000001" / "index.html").write_bytes(b"")
+    (folder / "s50000001" / "e.jpg").mkdir()
+    (folder / "s50000009").mkdir()
+    records, quarantine = read(collection.write())
+    assert [record.image_id for record in records] == ["a", "b", "c"]
+    assert sorted((row["reason"], row.get("id"), row.get("path")) for row in quarantine.rows) == [
+        ("image file missing", "d", "files/p10/p10000001/s50000002/d.jpg"),
+        ("image file that no table names", "stray", "files/p10/p10000001/s50000001/stray.jpg"),
+        ("image not in the split table", "unsplit", None),
+        ("study folder that no table names", None, "files/p10/p10000001/s50000009"),
+    ]
+    assert (quarantine.noted["images"], quarantine.noted["image files"]) == (4, 3)
 
 
 def test_ids_as_floats_windows_lines_and_a_mark_of_byte_order(collection):

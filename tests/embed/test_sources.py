@@ -138,7 +138,7 @@ def test_sources_that_cannot_be_used_say_why(films: Path, tmp_path: Path) -> Non
 
 
 # ------------------------------------------------------------------------------------------------ shards
-def test_shards_as_evaluation_sees_them(model: CoGazeModel, tmp_path: Path) -> None:
+def test_shards_as_evaluation_sees_them(model: CoGazeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the evaluation's own pass over the split, another way to the same numbers."""
     build(records(tmp_path / "raw"), tmp_path / "shards", image_size=IMAGE_SIZE, images_per_shard=4)
     shards = ShardSet.open(tmp_path / "shards")
@@ -156,6 +156,12 @@ def test_shards_as_evaluation_sees_them(model: CoGazeModel, tmp_path: Path) -> N
     np.testing.assert_allclose(got["image_features"], want.image_features["context"], atol=2e-6)
     np.testing.assert_allclose(got["text_features"], want.text_features, atol=2e-6)
     np.testing.assert_allclose(got["probabilities"], 1 / (1 + np.exp(-want.image_logits["context"])), atol=1e-4)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run(model, open_source(Path(f"file://{tmp_path}/shards"), split="train"), tmp_path / "url.npz")
+    np.testing.assert_array_equal(arrays(tmp_path / "url.npz")["image_features"], got["image_features"])
+    with pytest.raises(SourceError, match=r"file:///.*/shards is a folder; --root and --columns belong to a table"):
+        open_source(Path(f"file://{tmp_path}/shards"), root=tmp_path)
 
     impressions = open_source(tmp_path / "shards", split="test", sections=("impression",))
     run(model, impressions, tmp_path / "two.parquet")

@@ -11,7 +11,7 @@ import typer
 
 from cogaze.cli.data import summary
 from cogaze.cli.errors import UsageError
-from cogaze.cli.options import CORES, Jobs
+from cogaze.cli.options import CORES, Jobs, here
 from cogaze.cli.progress import progress_bar
 
 
@@ -19,8 +19,8 @@ def command(
     source: Annotated[
         str, typer.Option(help="mimic-cxr, mimic-eye, iu-xray, cogaze-annotations or table", show_default=False)
     ],
-    root: Annotated[Path, typer.Option(help="where the raw data set lies", show_default=False)],
-    out: Annotated[Path, typer.Option(help="new or empty folder for the shards", show_default=False)],
+    root: Annotated[Path, typer.Option(help="where the raw data set lies", parser=here, show_default=False)],
+    out: Annotated[Path, typer.Option(help="new or empty folder for the shards", parser=here, show_default=False)],
     reports: Annotated[
         Path | None, typer.Option(help="mimic-cxr: folder of the reports", show_default="found beside the images")
     ] = None,
@@ -59,7 +59,9 @@ def command(
     chexbert: Annotated[
         Path | None, typer.Option(help="the weight file chexbert.pth for --fill-labels chexbert")
     ] = None,
-    chexbert_tokenizer: Annotated[str, typer.Option(help="folder or hub id of its tokenizer")] = "bert-base-uncased",
+    chexbert_tokenizer: Annotated[
+        str | None, typer.Option(help="folder or hub id of its tokenizer", show_default="bert-base-uncased")
+    ] = None,
     viewing_distance: Annotated[
         float | None,
         typer.Option(help="mimic-cxr, mimic-eye: inches from EGD's reader to the screen", show_default="28"),
@@ -138,8 +140,9 @@ def command(
     slices = _slices(part)
     if strict and slices[1] > 1:
         raise UsageError("--strict belongs to `cogaze data merge` when a build is made in parts")
-    if chexbert is not None and fill_labels != "chexbert":
-        raise UsageError("--chexbert is for --fill-labels chexbert")
+    for option, value in (("--chexbert", chexbert), ("--chexbert-tokenizer", chexbert_tokenizer)):
+        if value is not None and fill_labels != "chexbert":
+            raise UsageError(f"{option} is for --fill-labels chexbert")
     if salt_file is not None and not hash_ids:
         raise UsageError("--salt-file is for --hash-ids")
     salt = read_salt(salt_file) if hash_ids else None

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from cogaze.cli.options import Folder
+from cogaze.cli.options import Folder, here
 
 
 def command(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="the page to write, .html or .png")] = Path("gaze.html"),
+    out: Annotated[Path, typer.Option(help="the page to write, .html or .png", parser=here)] = Path("gaze.html"),
     key: Annotated[
         str | None, typer.Option(help="the image, e.g. train-000000-00012", show_default="the first with gaze")
     ] = None,

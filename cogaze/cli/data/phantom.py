@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from cogaze.cli.errors import Failure
-from cogaze.cli.options import CORES, Jobs
+from cogaze.cli.options import CORES, Jobs, here
 from cogaze.cli.progress import progress_bar
 
 
 def command(
-    out: Annotated[Path, typer.Option(help="folder to write the raw data set to", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder to write the raw data set to", parser=here, show_default=False)],
     studies: Annotated[int, typer.Option(min=1, help="studies to draw")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same bytes")] = 0,
     size: Annotated[int, typer.Option(min=64, help="shortest side of the images, px")] = 512,

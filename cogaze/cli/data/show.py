@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from cogaze.cli.options import Folder
+from cogaze.cli.options import Folder, here
 
 
 def command(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="the sheet to write, .html or .png")] = Path("sheet.html"),
+    out: Annotated[Path, typer.Option(help="the sheet to write, .html or .png", parser=here)] = Path("sheet.html"),
     split: Annotated[str | None, typer.Option(help="train, validate or test", show_default="the first")] = None,
     n: Annotated[int, typer.Option("-n", "--n", min=1, max=500, help="number of images")] = 12,
     seed: Annotated[int, typer.Option(help="which images")] = 0,

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from cogaze.cli.options import AsJson, Folder
+from cogaze.cli.options import AsJson, Folder, here
 from cogaze.cli.progress import progress_bar
 
 
 def command(
     folder: Folder,
     out: Annotated[
-        Path | None, typer.Option(help="write a page with plots, e.g. stats.html", show_default="tables")
+        Path | None, typer.Option(help="write a page with plots, e.g. stats.html", parser=here, show_default="tables")
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="folder or hub id: text lengths in tokens too", show_default="words alone")

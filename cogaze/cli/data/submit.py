@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from cogaze.cli.errors import UsageError
+from cogaze.cli.options import here
 
 
 def command(
@@ -24,7 +25,8 @@ def command(
         list[str] | None, typer.Option(help="another option of sbatch, e.g. partition=cpu; may stand several times")
     ] = None,
     logs: Annotated[
-        Path | None, typer.Option(help="where the jobs' logs go", show_default="OUT-jobs, beside the shards")
+        Path | None,
+        typer.Option(help="where the jobs' logs go", parser=here, show_default="OUT-jobs, beside the shards"),
     ] = None,
 ) -> None:
     """Build in parts on a cluster: an array job, and a job that merges the parts when all are done.

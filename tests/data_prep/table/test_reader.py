@@ -228,7 +228,7 @@ def test_a_file_of_another_size_than_the_table_says_is_kept_and_reported(tmp_pat
     assert [r.size for r in records] == [(50, 40), (40, 50), None]
     manifest = build(iter(records), tmp_path / "out", quarantine=quarantine, image_size=40)
     assert manifest["totals"]["images"] == 3
-    assert manifest["quarantined"] == {"image of another size than its table says": 1}
+    assert manifest["quarantined"] == {"image of another shape than its table says": 1}
     (row,) = map(json.loads, (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines())
     assert (row["id"], row["detail"]) == ("b", "40x50 px in the table, 50x40 px in the file; the image is kept")
 
