@@ -114,8 +114,8 @@ def _records(path: Path, images: Path, gaze: Path | None, quarantine: Quarantine
             ) or known.labels != record.labels:  # fmt: skip
                 quarantine.add(SOURCE, "records of one image differ in text or labels", id=record.image_id,
                                detail="the first one's are used")  # fmt: skip
-            elif reading is None:
-                quarantine.add(SOURCE, "duplicate record", id=record.image_id)
+            elif reading is None or reading.id in {other.id for other in known.readings}:
+                quarantine.add(SOURCE, "duplicate record", id=record.image_id, kept=True)
             if reading is not None and reading.id not in {other.id for other in known.readings}:
                 found[record.image_id] = replace(known, readings=(*known.readings, reading))
     for record in sorted(found.values(), key=lambda r: (r.patient_id, r.study_id, r.image_id)):

@@ -26,9 +26,10 @@ import PIL
 from cogaze import __version__
 from cogaze.data.schema import IMAGE_FORMATS, SCHEMA_VERSION, parse_json
 from data_prep.heatmap_files import Aside, add_maps
-from data_prep.images import GREY_MAPPINGS, GreyMapping, ImageError, ImageFormat, encode, load_grey
+from data_prep.images import GREY_MAPPINGS, MORE_PAGES, GreyMapping, ImageError, ImageFormat, encode, load_grey
 from data_prep.processes import pool
 from data_prep.records import ImageRecord, Quarantine
+from data_prep.shards.changes import Changed, file_mark, files_changed
 from data_prep.shards.ledger import (
     WORK,
     BuildError,
@@ -55,14 +56,15 @@ from data_prep.shards.plan import (
 from data_prep.shards.pseudonyms import hashed_checksum, hashed_records, hashed_rows
 from data_prep.shards.spool import Spool, Spooled
 from data_prep.shards.writer import BusyError, ShardWriter
-from data_prep.sizes import hold_to
+from data_prep.sizes import OTHER_SHAPE, OTHER_SIZE, hold_to
 from data_prep.stats import Totals
 
-__all__ = ["BuildError", "ShardWriter", "build", "finish"]
+__all__ = ["BuildError", "Changed", "ShardWriter", "build", "finish"]
 
 Progress = Callable[[int, int], None]  # (images done, images planned)
 
 CHUNK = 16  # images a process is handed at once
+KEPT = (OTHER_SIZE, OTHER_SHAPE, MORE_PAGES)  # told of images that are kept
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Encoded:
     meta: dict[str, Any]
     members: dict[str, bytes]
     fault: tuple[str, str] | None = None  # reason, detail
+    mark: str | None = None  # of the file, see data_prep.shards.changes
     aside: tuple[Aside, ...] = ()  # what of its heat maps cannot be used, and what its table says wrongly
 
 
@@ -91,6 +94,8 @@ def build(
     parts: Mapping[str, bool] | None = None,
     salt: bytes | None = None,
     part: tuple[int, int] = (1, 1),
+    made_with: Mapping[str, Mapping[str, Any]] | None = None,
+    changed: Changed | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write `records` as a shard folder at `out` and return its manifest.
@@ -98,11 +103,13 @@ def build(
     `image_size` is the shortest side in px, `dicom_grey` how DICOM pixels become grey (data_prep/dicom/pixels.py).
     `quarantine` is what the reader sets aside (it may still grow while `records` is read). `parts` says which optional
     parts of the source were found. With `salt` (pseudonyms.read_salt) no id of the source gets into the folder. The
-    same records and settings give the same bytes at any number of `jobs`.
+    same records and settings give the same bytes at any number of `jobs`. `made_with` says for the manifest by what
+    options and from what paths the records were read: {"options", "paths"}.
 
     Where `out` holds the beginning of the same build, its finished shards are kept. Where it holds a finished build and
     the source has grown, the shards that are there keep their bytes and new studies get new ones (`plan`); `overwrite`
-    starts from nothing instead.
+    starts from nothing instead. `changed` is told what image files are others now than those shards were made of; in an
+    unfinished build their shards are made again.
 
     With `part` (i, n), n > 1, only every n-th shard of the plan, from the i-th, is made and no manifest is written;
     `finish(out)` writes it once all parts are done. Returns {"shards", "images", "kept"} of this part then.
@@ -123,7 +130,7 @@ def build(
         refuse_if_in_use(out)
         before = None if overwrite else finished_manifest(out)
         if before is not None:
-            _refuse_other_settings(out, before, settings, salt)
+            _refuse_other_settings(out, before, settings, (made_with or {}).get("options", {}), salt)
     with _speaking_of(out), _work_folder(out), Spool(out / WORK) as spool:
         aside = Quarantine()
         spool_records(records if salt is None else hashed_records(records, salt), spool, aside)
@@ -142,18 +149,28 @@ def build(
             "ids": "source" if salt is None else "hashed",
             "sources": sources,
             "read": dict(sorted(quarantine.noted.items())),
-            "build": settings,
+            "build": {**settings, **(made_with or {})},
         }
         digests = {shard.name: shard.digest({**settings, "ids": manifest["ids"]}) for shard in shards}
         header = {
             "manifest": manifest,
             "shards": [{"name": s.name, "images": len(s.rows), "digest": digests[s.name]} for s in shards],
-            "quarantine": [*(quarantine.rows if salt is None else hashed_rows(quarantine.rows, salt)), *aside.rows],
+            "quarantine": [
+                *(quarantine.placed() if salt is None else hashed_rows(quarantine.placed(), salt)),
+                *aside.rows,
+            ],
         }
         write_header(out, header, shared=part[1] > 1)
         mine = shards[part[0] - 1 :: part[1]]
         ledger = Ledger(out)
-        todo = [shard for shard in mine if ledger.line(shard.name, digests[shard.name]) is None]
+        todo = []
+        for shard in mine:
+            line = ledger.line(shard.name, digests[shard.name])
+            found = Changed() if line is None else files_changed(shard, line, spool, out, settings, salt)
+            if line is None or (found.files and not ledger.stands(shard.name, before)):
+                todo.append(shard)
+            elif changed is not None:
+                changed.add(found)
         images, kept = (sum(len(shard.rows) for shard in group) for group in (mine, todo))
         kept = images - kept
         _write(todo, spool, out, settings, digests, salt, jobs, lambda n: progress and progress(kept + n, images))
@@ -180,10 +197,17 @@ def _check_settings(settings: Mapping[str, Any], jobs: int, part: tuple[int, int
 
 
 def _refuse_other_settings(
-    out: Path, manifest: Mapping[str, Any], settings: Mapping[str, Any], salt: bytes | None
+    out: Path,
+    manifest: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
+    salt: bytes | None,
 ) -> None:
+    """`options` of the reader are held to those recorded; what an older build did not record is not known."""
     ids = "source" if salt is None else "hashed"
-    then, now = {**manifest["build"], "ids": manifest.get("ids", "source")}, {**settings, "ids": ids}
+    recorded = manifest["build"].get("options", {})
+    then = {**recorded, **manifest["build"], "ids": manifest.get("ids", "source")}
+    now = {**{name: value for name, value in options.items() if name in recorded}, **settings, "ids": ids}
     other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
     if other:
         raise BuildError(
@@ -244,8 +268,10 @@ def _encode_one(job: Spooled, settings: Mapping[str, Any], salt: bytes | None) -
     meta, members, aside = add_maps(meta, rest, heatmaps, grey.image.size, (grey.width, grey.height))
     if salt is not None:  # a detail may quote the source, a file name for one
         aside = [(name, reason, "") for name, reason, _ in aside]
-    aside = [*aside, *differing]
-    return Encoded(meta, {settings["image_format"]: image, "json": as_json(meta), **members}, aside=tuple(aside))
+    aside = [*aside, *differing, *([(meta["image_id"], MORE_PAGES, "")] if grey.more_pages else [])]
+    mark = file_mark(grey.file_size, grey.sha256, salt)
+    members = {settings["image_format"]: image, "json": as_json(meta), **members}
+    return Encoded(meta, members, aside=tuple(aside), mark=mark)
 
 
 def _encoded(
@@ -289,15 +315,17 @@ def _write(
         for shard in shards:
             totals, aside, entry = Totals(), Quarantine(), None
             kept: list[tuple[str, dict[str, Any]]] = []
+            marks: list[str | None] = []
             with ShardWriter(out, shard.name) as writer:
                 for number, sample in zip(range(len(shard.rows)), samples, strict=False):
+                    marks.append(sample.mark)
                     if sample.fault:
                         reason, detail = sample.fault
                         name, path = sample.meta["image_id"], sample.meta["original"]["path"]
                         aside.add(sample.meta["source"], reason, id=name, path=path, detail=detail)
                     else:
                         for name, reason, detail in sample.aside:
-                            aside.add(sample.meta["source"], reason, id=name, detail=detail)
+                            aside.add(sample.meta["source"], reason, id=name, detail=detail, kept=reason in KEPT)
                         key = f"{shard.name}-{number:05d}"
                         writer.write(key, sample.members)
                         totals.add(sample.meta)
@@ -315,5 +343,6 @@ def _write(
                 "totals": totals.state(),
                 "quarantine": aside.rows,
                 "images": image_digests(spool, shard),
+                "files": marks,
             }
             record_finished(out, line)

@@ -94,7 +94,8 @@ def collect(
             continue
         if place is None:
             if dicom_id not in shown.conflicts:
-                quarantine.add(SOURCE, "gaze on an image that master_sheet does not name (calibration)", id=dicom_id)
+                reason = "gaze on an image that master_sheet does not name (calibration)"
+                quarantine.add(SOURCE, reason, id=dicom_id, kept=True)
             continue
         folder = root / "audio_segmentation_transcripts" / dicom_id
         reading = _reading(dicom_id, folder, sessions.get(dicom_id, {}), quarantine, counts)
@@ -179,7 +180,8 @@ def _reading(
         quarantine.add(SOURCE, "unreadable transcript", id=name, detail=str(error))
         return None
     if untimed:
-        quarantine.add(SOURCE, "sentences without times", id=name, detail=f"{untimed} left out of the reading")
+        detail = f"{untimed} left out of the reading"
+        quarantine.add(SOURCE, "sentences without times", id=name, detail=detail, count=untimed)
     if not spoken:
         quarantine.add(SOURCE, "reading without a timed sentence", id=name, path=folder)
         return None

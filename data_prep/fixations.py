@@ -78,9 +78,12 @@ def fixation_array(fixations: Iterable[Fixation], counts: Counter[str]) -> np.nd
 
 
 def report_counts(counts: Counter[str], source: str, quarantine: Quarantine) -> None:
-    """One quarantine row for each cause with how often it occurred, so that nothing is dropped or mended in silence."""
+    """One row for each cause with how often it occurred, so that nothing is dropped or mended in silence.
+
+    The readings are kept; one that has no fixation left is set aside by its reader.
+    """
     for reason, number in sorted(counts.items()):
-        quarantine.add(source, reason, detail=f"{number} in all readings together")
+        quarantine.add(source, reason, detail=f"{number} in all readings together", count=number, kept=True)
 
 
 def _without_overlap(rows: list[tuple[float, ...]], counts: Counter[str]) -> list[tuple[float, ...]]:

@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "PPM")
 MAX_FILE_BYTES = 512 << 20
 MAX_PIXELS = 89_478_485  # PIL's own limit; the largest radiographs have about 25 million
+MORE_PAGES = "only the first page of a file is used"
 MIN_SIDE = 16  # px
 MAX_ASPECT = 8.0
 ORIENTATION = 0x0112  # EXIF tag
@@ -49,6 +50,8 @@ class GreyImage:
     width: int  # px of the original, as displayed (after EXIF orientation)
     height: int
     sha256: str  # of the file
+    file_size: int  # bytes
+    more_pages: bool = False  # of a TIFF or GIF file, whose first page this is
 
 
 def load_grey(path: Path, shortest_side: int, dicom_grey: GreyMapping = "window") -> GreyImage:
@@ -79,12 +82,24 @@ def load_grey(path: Path, shortest_side: int, dicom_grey: GreyMapping = "window"
     size = _scaled(width, height, shortest_side)
     if grey.size != size:
         grey = grey.resize(size, Image.Resampling.BICUBIC)
-    return GreyImage(grey, width, height, hashlib.sha256(data).hexdigest())
+    return GreyImage(grey, width, height, hashlib.sha256(data).hexdigest(), len(data), _more_pages(data))
 
 
 def is_dicom(data: bytes) -> bool:
     """Whether a file that begins with these bytes (132 or more) is DICOM, with or without its preamble."""
     return data[128:132] == b"DICM" or (data[:2] in (b"\x02\x00", b"\x08\x00") and data[3:4] == b"\0")
+
+
+def _more_pages(data: bytes) -> bool:
+    """Whether a TIFF or GIF file has a second page."""
+    if not data.startswith((b"II", b"MM", b"GIF8")):
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=("TIFF", "GIF")) as file:
+            file.seek(1)
+    except Exception:  # EOFError: there is none; anything else: none that could be read
+        return False
+    return True
 
 
 def _picture(data: bytes, shortest_side: int) -> tuple[Image.Image, int, int, bool]:

@@ -93,8 +93,8 @@ def read(
 
     Folders that are not given are discovered; without gaze folders the images have no readings.
     `labels` picks the table: CheXpert's or NegBio's of the collection, CheXbert's output with a column study_id, or
-    none; `label_table` names its file where it is another. Unless `radiologist` is False, studies with a radiologist's
-    test labels have those (label_source "radiologist").
+    none at all; `label_table` names its file where it is another. Unless `radiologist` is False, studies with a
+    radiologist's test labels have those (label_source "radiologist").
     `pixels` says whether the JPGs or the DICOM files are taken, `images` where they lie (the folder with files/p10 or
     p10). `without_text` keeps images whose study has no report or one without findings and impression: they have
     labels and gaze alone. Else those are set aside, as are duplicate, contradicting or malformed rows, an image
@@ -151,7 +151,7 @@ def _label_tables(
     if labels == "none" and label_table is not None:
         raise SourceError(f"a label table ({label_table}), but labels are set to none: say whose they are")
     tables: list[tuple[str, Path]] = []
-    if radiologist and (test_labels := find_table(jpg, TEST_LABELS)) is not None:
+    if radiologist and labels != "none" and (test_labels := find_table(jpg, TEST_LABELS)) is not None:
         tables.append(("radiologist", test_labels))
     if label_table is not None and not label_table.is_file():
         raise SourceError(f"the label table {label_table} does not exist")

@@ -150,9 +150,11 @@ class Quarantine:
         return path.name if path.is_absolute() else path.as_posix()
 
     def _without_roots(self, text: str) -> str:
-        for root in sorted(map(str, self.roots), key=len, reverse=True):
-            if root != ".":
-                text = text.replace(f"{root}/", "").replace(root, Path(root).name)
+        named = [root for root in self.roots if root.name]
+        for number, root in enumerate(named):
+            text = text.replace(f"{root}/", f"{root.name}/" if number else "")
+        for root in named:
+            text = text.replace(str(root), root.name)
         return text
 
 

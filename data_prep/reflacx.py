@@ -101,7 +101,7 @@ def _metadata(root: Path, main: Path, quarantine: Quarantine) -> dict[str, _Meta
 
 def _reading(folder: Path, name: str, meta: _Meta, quarantine: Quarantine, counts: Counter[str]) -> Reading | None:
     if meta.discarded:
-        quarantine.add(SOURCE, "reading discarded by the authors", id=name)
+        quarantine.add(SOURCE, "reading discarded by the authors", id=name, kept=True)
         return None
     if not (meta.width > 0 and meta.height > 0 and math.isfinite(meta.width * meta.height)):
         quarantine.add(SOURCE, "reading without image size", id=name, detail=f"{meta.width} x {meta.height}")
@@ -123,7 +123,8 @@ def _reading(folder: Path, name: str, meta: _Meta, quarantine: Quarantine, count
         quarantine.add(SOURCE, "unreadable gaze table", id=name, detail=str(error))
         return None
     if untimed:
-        quarantine.add(SOURCE, "sentences without times", id=name, detail=f"{untimed} left out of the reading")
+        detail = f"{untimed} left out of the reading"
+        quarantine.add(SOURCE, "sentences without times", id=name, detail=detail, count=untimed)
     if not len(array):
         quarantine.add(SOURCE, "reading without a usable fixation", id=name, path=table)
         return None

@@ -3,7 +3,7 @@
 Reports of MIMIC-CXR are plain text: a title line (FINAL REPORT), lines that begin with one blank, headers in capitals
 with a colon, de-identified words as `___`. Around this plain case stand the wild ones: headers in lower case or packed
 on one line, a WET READ block or addenda on top (parted by a line of underscores), FINDINGS AND IMPRESSION in one, and
-findings without a header after the last context section. Rules:
+findings without a header after the last context section. Exports put the whole report on one line. Rules:
 
 1. A line that starts with a header opens a section. Names in HEADERS count in capitals; those in CORE also Capitalised,
    after a finished line in lower case, and in capitals in the middle of a line. An unknown name in capitals ends a
@@ -11,85 +11,34 @@ findings without a header after the last context section. Rules:
 2. Indication, history, technique and comparison are one paragraph: what follows their first blank line is not context.
    Without a findings header, the paragraphs after the last such section are the findings (else the text before the
    first header). This keeps unheaded findings out of the context, where they would give the report away. Beside an
-   impression, a short sentence there ("Portable chest radiograph at 5 pm.") names the images and is no finding.
+   impression, a short sentence there ("Portable chest radiograph at 5 pm.") names the images and is no finding, and
+   after an indication neither is a paragraph that goes on with it ("Please evaluate for edema.").
 3. The last non-empty section of a name wins (addenda stand on top). FINDINGS AND IMPRESSION counts as impression,
    or as findings where an impression of its own follows.
 4. Where neither findings nor impression is headed, what rule 2 finds is `last_paragraph`: a fall-back that goes by its
    own name. A wet read or an addendum without sections of its own is none of these: it comments on a report.
 5. Every text is a piece of the report as `clean_text` gives it. Words removed by de-identification (`___`) leave no
-   trace, in every section and every source alike.
+   trace, in every section and every source alike; nor do HTML tags and entities.
+6. No finding may stand in indication or history, which models are shown. A context section therefore ends wherever
+   findings can begin: at Capitalised findings and impression headers anywhere in its lines, at any header after a
+   full stop, at the name of a view or organ with a colon ("PA and lateral views of the chest: ..."), and, where no
+   findings are headed, at a sentence that can be nothing else ("The lungs are clear.").
 
-The names follow the counts of MIMIC-CXR's own section code (https://github.com/MIT-LCP/mimic-cxr, folder txt), which
-splits at capitals after a line break alone, so that its numbers of sections differ by some hundred. Two of its names
-mean something else here: PFI (provisional findings, there a history) and NDICATION (there an impression).
+The names are in data_prep/headers.py.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from dataclasses import dataclass, field
 
-SECTIONS = ("findings", "impression", "indication", "history", "technique", "comparison")
+from data_prep.headers import ANATOMY, ASKS, CLINICAL, CONTEXT, DESCRIBES, IMAGES, SECTIONS, STATES, TELLING
+from data_prep.markup import unmarked
+from data_prep.parts import Part, parts_of
+
 LAST_PARAGRAPH = "last_paragraph"
-
-HEADERS: dict[str, str] = {
-    name: section
-    for section, names in {
-        "findings": "findings|finding|report|description|discussion|reference findings|findins|findindgs|findgings|"
-        "findngs|findnings|finidngs|fidings|findigs",
-        "impression": "impression|impressions|conclusion|conclusions|opinion|summary|interpretation|"
-        "final impression|impresson|imression|imprression|imoression|impressoin|imprssion|impresion|imperssion|"
-        "mpression|impession|impressions and recommendations|impression and recommendations",
-        "combined": "findings and impression|findings/impression|impression and findings|impression/findings|"
-        "findings & impression|findings, impression|findings and impressions",
-        "indication": "indication|indications|clinical indication|clinical indications|reason for exam|"
-        "reason for examination|reason for this examination|reason for this exam|reason for study|reason for the study|"
-        "reason|indication/history|indication and history|clinical question|indicaton|ndication|idication|indcation",
-        "history": "history|clinical history|clinical information|clinical info|patient history|medical history|"
-        "clinical data|clinical details|clinical notes|clinical presentation|clinical statement|past medical history|"
-        "medical condition|underlying medical condition|history of present illness",
-        "technique": "technique|techniques|method|methods|procedure comments",
-        "comparison": "comparison|comparisons|comparison exam|comparison study|comparison studies|comparison film|"
-        "comparison films|prior studies|prior study|reference exam|comparision|comparisions|comparsion|comparrison|"
-        "comparion|comparisson",
-        "other": "examination|exam|exams|study|studies|procedure|procedures|type of exam|type of examination|exam type|"
-        "date|date of exam|time|notification|notifications|recommendation|recommendations|recommendation(s)|dose|"
-        "radiation dose|contrast|wet read|wetread|addendum|addenda|final addendum|pfi|provisional findings|"
-        "provisional findings impression (pfi)|preliminary report|"
-        "attending|referring physician|dictated by|signed by|communication",
-    }.items()
-    for name in names.split("|")
-}
-
-CONTEXT = frozenset({"indication", "history", "technique", "comparison", "other"})
-# A header in capitals with one of these words heads findings although no table knows it ("PORTABLE CHEST, AP:").
-FINDING_WORDS = (
-    "chest", "pa and lat", "portable", "frontal", "lateral", "upright", "supine", "view", "radiograph", "x-ray",
-    "lungs", "heart", "pleura", "mediastin", "ribs", "bones", "bone window", "lines and tubes",
-)  # fmt: skip
-# What an unknown header in capitals is when it contains a word, first come first served. The second lot does not count
-# inside findings and impression: "REASON FOR CHEST X-RAY:" is an indication, "CLINICAL CORRELATION:" part of the text.
-TELLING_WORDS = {
-    "impression": "impression", "comparison": "comparison", "indication": "indication", "history": "history",
-    "technique": "technique", "addendum": "other", "findings": "findings",
-}  # fmt: skip
-TELLING_IN_CONTEXT = {
-    "reason": "indication", "clinical": "history", "prior": "comparison", "compared": "comparison",
-    "recommend": "other",
-}  # fmt: skip
-
-# Names that are headers in any case and anywhere in a line; the others are too common as words of a sentence.
-CORE = {*SECTIONS, "indications", "comparisons", "conclusion", "clinical history", "clinical information"} | {
-    "clinical indication", "reason for exam", "reason for examination", "reason for this examination",
-    "findings and impression", "findings/impression", "impression and findings", "impression/findings",
-}  # fmt: skip
 MIN_UNHEADED = 12  # words; or two sentences
 SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
-SEPARATOR = re.compile(r"\s*_{10,}\s*")
-TITLE = re.compile(r"\s*(FINAL REPORT|Final Report|(?:FINAL )?ADDENDUM|WET ?READ|PRELIMINARY REPORT)\b:?(.*)")
-HEADER = re.compile(r"\s*([A-Za-z][A-Za-z0-9 ()/,&'.#-]{1,60}?)\s*:(.*)")
-PACKED = re.compile(r"(?<![A-Za-z/])(" + "|".join(re.escape(n.upper()) for n in sorted(CORE, key=len)[::-1]) + r")\s*:")
-BREAKS = frozenset("\n\r\f\v\x1c\x1d\x1e\x85\u2028\u2029")  # where str.splitlines cuts
 # Words removed by de-identification: `___` in MIMIC-CXR, `XXXX` in the Indiana collection, with hyphens they hang on.
 REMOVED_WORD = re.compile(r"-?(?:_{2,}|X{4,})-?")
 
@@ -103,9 +52,10 @@ def sections_of(parts: list[Part]) -> dict[str, str | None]:
     """As `sections`, from the parts of a report."""
     found: dict[str, str | None] = dict.fromkeys((*SECTIONS, LAST_PARAGRAPH))
     combined = unnamed = None
+    parts = _untangled(parts)
     for part in parts:
         head, _ = first_paragraph(part.lines) if part.name in CONTEXT else (part.lines, [])
-        body = clean_text("\n".join(head))
+        body = _tidy("\n".join(head))
         if body is None or part.name in {"other", "preamble"}:
             continue
         if part.name == "combined":
@@ -138,9 +88,15 @@ def decode_report(data: bytes) -> str:
 
 
 def clean_text(text: str | None) -> str | None:
-    """One line of text without control characters and removed words (`___`, `XXXX`); None when no word is left."""
-    if text is None:
-        return None
+    """One line of text without control characters, HTML tags and entities, and removed words (`___`, `XXXX`).
+
+    None when no word is left.
+    """
+    return None if text is None else _tidy(unmarked(text))
+
+
+def _tidy(text: str) -> str | None:
+    """As clean_text, of text that is `unmarked` already."""
     text = REMOVED_WORD.sub(" ", text)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " for c in text)
@@ -150,85 +106,7 @@ def clean_text(text: str | None) -> str | None:
     return text if any(c.isalnum() for c in text) else None
 
 
-@dataclass
-class Part:
-    """What stands under one header of a report, up to the next."""
-
-    name: str  # a section name, "combined", "view" (findings under a view's name), "other" or "preamble"
-    header: str = ""  # as written, in lower case
-    lines: list[str] = field(default_factory=list)
-
-
-def parts_of(text: str) -> list[Part]:
-    """The report cut at its headers, in order. Never raises."""
-    text = "".join(c if c.isprintable() or c in BREAKS else " " for c in text)  # a NUL must not hide a header
-    parts = [Part("preamble")]
-    finished = True  # whether the line above ends a sentence or is a header, so that a lower-case header may follow
-    for line in text.splitlines():
-        opened: str | None
-        header = ""
-        if SEPARATOR.fullmatch(line):
-            opened, rest = "preamble", ""
-        elif title := TITLE.match(line):
-            header, rest = title.group(1).lower(), title.group(2)
-            opened = "preamble" if header == "final report" else "other"
-        else:
-            opened, header, rest = _line_header(line, parts[-1].name, finished)
-        if opened:
-            parts.append(Part(opened, header))
-        for packed, piece in _packed(rest, parts[-1].name):
-            if packed:
-                parts.append(Part(HEADERS[packed], packed))
-            parts[-1].lines.append(piece)
-        stripped = line.strip()
-        finished = not stripped or bool(opened) or stripped[-1] in ".:;!?"
-    return parts
-
-
-def _line_header(line: str, current: str, finished: bool) -> tuple[str | None, str, str]:
-    """(section that this line opens or None, its header in lower case, the rest of the line)."""
-    nothing = None, "", line
-    stripped = line.strip()
-    if stripped.isupper() and stripped.lower() in CORE:  # a bare FINDINGS on its own line, without a colon
-        return HEADERS[stripped.lower()], stripped.lower(), ""
-    match = HEADER.match(line)
-    if match is None:
-        return nothing
-    raw, rest = " ".join(match.group(1).split()), match.group(2)
-    name = raw.lower().replace(" /", "/").replace("/ ", "/")
-    section = HEADERS.get(name)
-    capitals = raw.isupper()
-    if section is not None:
-        known = capitals or (name in CORE and (raw[0].isupper() or finished))
-        return (section, name, rest) if known else nothing
-    if not capitals or not (not rest or rest[0].isspace()):
-        return nothing
-    in_context = current in CONTEXT or current == "preamble"
-    for word, meaning in {**TELLING_WORDS, **(TELLING_IN_CONTEXT if in_context else {})}.items():
-        if word in name:
-            same = meaning == current or (meaning == "findings" and current == "view")
-            return nothing if same else (meaning, name, rest)  # OTHER FINDINGS go on with the FINDINGS
-    if not in_context:
-        return nothing
-    return ("view" if any(word in name for word in FINDING_WORDS) else "other"), name, rest
-
-
-def _packed(line: str, current: str) -> list[tuple[str | None, str]]:
-    """Cuts a line at core headers in capitals: [(None, text before), (header in lower case, its text), ...]."""
-    pieces: list[tuple[str | None, str]] = []
-    header, start = None, 0
-    for match in PACKED.finditer(line):
-        name = HEADERS[match.group(1).lower()]
-        same = name == current or (name == "findings" and current == "view")
-        if same and re.search(r"[A-Z] $", line[max(match.start() - 2, 0) : match.start()]):
-            continue  # OTHER FINDINGS
-        current = name
-        pieces.append((header, line[start : match.start()]))
-        header, start = match.group(1).lower(), match.end()
-    pieces.append((header, line[start:]))
-    return pieces
-
-
+# ----------------------------------------------------------------------------------------- findings without a header
 def first_paragraph(lines: list[str]) -> tuple[list[str], list[str]]:
     """(first paragraph, what follows its blank line)."""
     start = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
@@ -236,15 +114,57 @@ def first_paragraph(lines: list[str]) -> tuple[list[str], list[str]]:
     return lines[start:end], lines[end:]
 
 
+def _untangled(parts: list[Part]) -> list[Part]:
+    """The parts with a comparison cut back that swallowed the text, and context cut where findings begin in it."""
+    parts = [Part(part.name, part.header, part.lines) for part in parts]
+    filled = {part.name for part in parts if _tidy("\n".join(part.lines))}
+    for part, following in itertools.pairwise(parts):
+        if part.name in TELLING - filled and following.name == "comparison" and not "".join(part.lines).strip():
+            head, after = first_paragraph(following.lines)
+            text = "\n".join(head)
+            end = match.end() if (match := SENTENCE_END.search(text)) else len(text)
+            describes = DESCRIBES.search(text, end) is not None
+            if part.name != "findings" or describes:  # "IMPRESSION: COMPARISON: ___. Stable effusion."
+                part.lines = [text[end:], *after]
+                following.lines = [text[:end]]
+    if not filled & {"findings", "combined", "view"}:
+        for part in parts:
+            if part.name in CONTEXT - {"other"} or part.header.startswith(("exam", "study", "type of exam")):
+                part.lines = _parted(part.lines)
+    return parts
+
+
+def _parted(lines: list[str]) -> list[str]:
+    """The lines of a context section with a blank line before the sentences that describe the images."""
+    head, after = first_paragraph(lines)
+    text = "\n".join(head)
+    begins = [match.end() for match in re.finditer(r"^\s*|[.!?;:]\s+(?=\S)|\n\s*(?=[A-Z])", text)]
+    sure = next((i for i, at in enumerate(begins) if STATES.match(text, at)), None)
+    if sure is None:
+        return lines
+    if (
+        lines[:2] and not "".join(lines[:2]).strip()
+    ):  # the header stands alone above a blank line: nothing of it is left
+        sure = 0
+    while sure > 0:
+        before = text[begins[sure - 1] : begins[sure]]
+        if not ANATOMY.search(before) or CLINICAL.match(before) or ASKS.search(before):
+            break
+        sure -= 1
+    own = text[: begins[sure]] if sure else "___"  # a first paragraph of which nothing is left
+    return [own, "", text[begins[sure] :], *after]
+
+
 def _unheaded(parts: list[Part]) -> str | None:
     """Findings without a header: what follows the last context section before the impression, else the preamble."""
-    ends = [i for i, part in enumerate(parts) if part.name in {"impression", "combined"}]
+    ends = [i for i, part in enumerate(parts) if part.name in {"impression", "combined"} and _tidy("".join(part.lines))]
     before = parts[: ends[-1]] if ends else parts
     contexts = [part for part in before if part.name in CONTEXT]
     for context in reversed(contexts):
-        after = clean_text("\n".join(first_paragraph(context.lines)[1]))
-        if after:
-            return after
+        after = first_paragraph(context.lines)[1]
+        text = _tidy("\n".join(_without_request(after) if context.name in {"indication", "history"} else after))
+        if text:
+            return text
         if context.name != "other":  # a trailing NOTIFICATION or DOSE does not hide what stands before it
             break
     preambles = [part for part in before if part.name == "preamble" and any(line.strip() for line in part.lines)]
@@ -253,4 +173,19 @@ def _unheaded(parts: list[Part]) -> str | None:
     lines = preambles[-1].lines
     # Titles of the examination are lines in capitals on top.
     start = next((i for i, line in enumerate(lines) if line.strip() and not line.isupper()), len(lines))
-    return clean_text("\n".join(lines[start:]))
+    return _tidy("\n".join(lines[start:]))
+
+
+def _without_request(lines: list[str]) -> list[str]:
+    """The paragraphs below an indication without those on top that go on with it ("Please evaluate for edema.")."""
+    begin = 0
+    for blank, group in itertools.groupby(range(len(lines)), key=lambda i: not lines[i].strip()):
+        paragraph = list(group)
+        said = re.split(r"(?<=[.!?;])\s+", _tidy("\n".join(lines[i] for i in paragraph)) or "")
+        asks = [ASKS.search(sentence) is not None for sentence in said]
+        clinical = all(ask or CLINICAL.match(sentence) for ask, sentence in zip(asks, said, strict=True))
+        describes = any(DESCRIBES.search(sentence) or IMAGES.search(sentence) for sentence in said)
+        if not blank and (not any(asks) or not clinical or describes):
+            break
+        begin = paragraph[-1] + 1
+    return lines[begin:]

@@ -3,7 +3,7 @@
 Headers are matched without regard to case and outer blanks; a byte-order mark, CRLF, NUL bytes, embedded newlines and
 extra columns (`Unnamed: 0`) do no harm. Values come out as stripped text, so ids keep what they are; `clean_id` takes
 back the ".0" that a detour through floating point adds. What is wrong with the table as a whole raises SourceError;
-a single bad row goes to the quarantine with file and line.
+a single bad row goes to the quarantine with file and line, and so do rows that a stray quote runs together.
 """
 
 from __future__ import annotations
@@ -13,17 +13,24 @@ import errno
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, NamedTuple, TextIO, TypeVar
+from typing import Any, Generic, NamedTuple, TextIO, TypeVar
 
+from cogaze.headers import no_column
 from data_prep.records import Quarantine, SourceError
+from data_prep.stray_quotes import holds_rows
 
 T = TypeVar("T")
 
 BLANK = frozenset({"", "nan", "na", "n/a", "null", "none", "<na>"})
 MALFORMED = "malformed row"
+RUN_TOGETHER = "rows run together by a stray quote"
+STRAY_QUOTES = "stray quotes in a row"
+UNDECODED = "line with bytes of another encoding"
+FOREIGN = re.compile("[\udc80-\udcff]")  # bytes that are no UTF-8, as Python lets them through
+LOST = re.compile("\ufffd")
 MAX_ID_BYTES = 200  # of UTF-8; the name of a file may have 255
 
 
@@ -57,19 +64,41 @@ def rows(
     """The rows of one table as (line number, {column: stripped text}), the named columns only.
 
     `aliases` maps another spelling of a header (lower case) to the column it stands for. Absent optional columns are
-    absent from the dict. Rows with too few or too many fields go to the quarantine as "malformed row".
+    absent from the dict. Rows with too few or too many fields go to the quarantine as "malformed row", and so do those
+    with a quote inside a quoted cell, but for the row of one line that has its width all the same. Lines whose bytes
+    are none of the encoding are counted there.
     Raises SourceError when the file is empty, unreadable, damaged, or lacks a required column.
     """
     try:
-        with open_text(path, encoding) as stream:
-            lines = (line.replace("\0", "") for line in stream)
-            reader = csv.reader(lines, skipinitialspace=separator != " ", delimiter=separator)
-            header = next(reader, None)
+        with open_lines(path, encoding) as lines:
+            form: dict[str, Any] = {"skipinitialspace": separator != " ", "delimiter": separator}
+            header = next(head := csv.reader(lines, **form), None)
             if not header:
                 raise SourceError(f"{path}: the table is empty (no header line)")
             columns = _columns(path, header, required, optional, aliases or {})
-            yield from _body(reader, len(header), columns, path, source, quarantine)
-    except (OSError, EOFError, zlib.error, csv.Error) as error:  # csv: a header with a field beyond all bounds
+            spaced = f"{separator} " in lines.last
+            for before, end, cells, fault in _read(lines, head.line_num, form):
+                place = f"line {before}" if before == end else f"lines {before} to {end}"
+                if fault:
+                    quarantine.add(source, MALFORMED, path=path, detail=f"{place}: {fault}")
+                elif len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
+                    detail = f"{place}: {len(cells)} fields, the header has {len(header)}"
+                    quarantine.add(source, MALFORMED, path=path, detail=detail)
+                elif end > before and holds_rows(cells[: len(header)], separator, spaced):
+                    detail = f"{place}: a cell holds what reads as another row; is a quote not closed?"
+                    quarantine.add(source, RUN_TOGETHER, path=path, detail=detail)
+                else:
+                    if fault is None:
+                        quarantine.add(source, STRAY_QUOTES, path=path, detail=f"{place}; it is kept", kept=True)
+                    yield before, {name: cells[position].strip() for name, position in columns.items()}
+            lines.report(source, path, quarantine)
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        csv.Error,
+        UnicodeError,
+    ) as error:  # csv: a header with a field beyond all bounds
         raise SourceError(f"{path}: cannot be read to its end ({error}); fetch the file again") from error
 
 
@@ -113,7 +142,8 @@ def keyed(
         if name not in kept:
             kept[name] = value
         elif kept[name] == value:
-            quarantine.add(source, "duplicate row", id=name, path=path, detail=f"line {line}; the first row is used")
+            detail = f"line {line}; the first row is used"
+            quarantine.add(source, "duplicate row", id=name, path=path, detail=detail, kept=True)
         else:
             del kept[name]
             conflicts.add(name)
@@ -167,11 +197,78 @@ def truth(text: str) -> bool:
     raise ValueError(f"{text[:40]!r} is neither true nor false")
 
 
-def open_text(path: Path, encoding: str = "utf-8-sig") -> TextIO:
-    """A text file, packed where its name ends in .gz; bytes that are none of the encoding become U+FFFD."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding=encoding, errors="replace", newline="")
-    return open(path, encoding=encoding, errors="replace", newline="")
+def open_text(path: Path, encoding: str = "utf-8-sig", errors: str = "replace") -> TextIO:
+    """A text file, unpacked where it is gzip by its name or its content; bytes of another encoding become U+FFFD.
+
+    Raises SourceError, with the remedy, for what is no text in this encoding by its first bytes.
+    """
+    with open(path, "rb") as file:
+        start = file.read(4)
+    packed = path.suffix == ".gz" or start[:2] == b"\x1f\x8b"
+    if packed:
+        with gzip.open(path) as unpacked:
+            start = unpacked.read(4)
+    _refuse_foreign(path, start, encoding)
+    if packed:
+        return gzip.open(path, "rt", encoding=encoding, errors=errors, newline="")
+    return open(path, encoding=encoding, errors=errors, newline="")
+
+
+@contextmanager
+def open_lines(path: Path, encoding: str) -> Iterator[Lines]:
+    """The lines of a text file, as open_text opens it."""
+    utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf-8-sig", "utf8")
+    with open_text(path, encoding, "surrogateescape" if utf8 else "replace") as stream:
+        yield Lines(stream, FOREIGN if utf8 else LOST)
+
+
+def _refuse_foreign(path: Path, start: bytes, encoding: str) -> None:
+    """Raises SourceError for a workbook, an archive, parquet, and UTF-16 where it is not asked for."""
+    if start.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+        raise SourceError(f"{path}: is a workbook or an archive, not text: export the table as CSV in UTF-8")
+    if start == b"PAR1":
+        raise SourceError(f"{path}: is parquet, not text: let its name end in .parquet, or say format: parquet")
+    utf16 = start.startswith((b"\xff\xfe", b"\xfe\xff")) or start[1:4:2] == b"\0\0" or start[0:4:2] == b"\0\0"
+    if utf16 and encoding.lower().replace("_", "-").startswith("utf-8"):
+        name = "utf-16" if start[0] > 0xF0 else "utf-16-le" if start[0] else "utf-16-be"
+        raise SourceError(f"{path}: is UTF-16: say encoding: {name} in the mapping, or save the table as UTF-8")
+
+
+class Lines:
+    """The lines of an open file without NUL bytes; `last` is the latest.
+
+    Bytes of another encoding become U+FFFD and their lines are counted. In UTF-8 they are told from a U+FFFD that the
+    file itself holds (something was lost before), since `open_lines` lets them through as lone surrogates.
+    """
+
+    def __init__(self, stream: Iterable[str], foreign: re.Pattern[str]) -> None:
+        self.stream, self.foreign = iter(stream), foreign
+        self.last = ""
+        self.number = self.undecoded = self.first = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.stream)
+        self.number += 1
+        if "\0" in line:
+            line = line.replace("\0", "")
+        if not line.isascii() and self.foreign.search(line):
+            self.undecoded += 1
+            self.first = self.first or self.number
+            line = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        self.last = line
+        return line
+
+    def report(self, source: str, path: Path, quarantine: Quarantine) -> None:
+        """Lines with characters that were lost, as one row; they are kept."""
+        if self.undecoded:
+            detail = (
+                f"{self.undecoded} lines, the first is line {self.first}; if the table was saved by Windows, say "
+                "encoding: cp1252 in the mapping, or save it as UTF-8"
+            )
+            quarantine.add(source, UNDECODED, path=path, detail=detail, count=self.undecoded)
 
 
 def _columns(
@@ -183,41 +280,41 @@ def _columns(
         name = " ".join(cell.lower().split())
         name = aliases.get(name, name).lower()
         if name in found:
-            raise SourceError(f"{path}: the column {cell.strip()!r} stands in the header twice")
+            raise SourceError(f"{path}: columns {found[name] + 1} and {position + 1} of the first line have one name")
         if name:
             found[name] = position
-    missing = [name for name in required if name.lower() not in found]
-    if missing:
-        names = ", ".join(repr(name) for name in missing)
-        near = [word for name in missing for word in get_close_matches(name.lower(), list(found), 1, cutoff=0.6)]
-        hint = f" (did you mean {', '.join(repr(word) for word in near)}?)" if near else ""
-        there = ", ".join(cell.strip() for cell in header)
-        raise SourceError(f"{path}: no column {names}{hint}; the header has {there}")
+    for name in required:
+        if name.lower() not in found:
+            raise SourceError(f"{path}: {no_column(name, header)}")
     return {name: found[name.lower()] for name in (*required, *optional) if name.lower() in found}
 
 
-def _body(
-    reader: Iterator[list[str]],
-    width: int,
-    columns: dict[str, int],
-    path: Path,
-    source: str,
-    quarantine: Quarantine,
-) -> Iterator[tuple[int, dict[str, str]]]:
+def _read(lines: Lines, above: int, form: Mapping[str, Any]) -> Iterator[tuple[int, int, list[str], str | None]]:
+    """(first line, last line, cells, what is wrong) of every row that is not blank; `above` lines were read before.
+
+    What is wrong is "" for a sound row, and None for one of a single line with stray quotes: it cannot have run into
+    another.
+    """
+    reader = csv.reader(lines, strict=True, **form)
     while True:
-        before = reader.line_num + 1  # type: ignore[attr-defined]
+        before = above + reader.line_num + 1
+        fault: str | None = ""
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:  # a stray quote that swallows the file stops at the field size limit
-            end = reader.line_num  # type: ignore[attr-defined]
-            quarantine.add(source, MALFORMED, path=path, detail=f"lines {before} to {end}: {error}")
-            continue
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) < width or any(cell.strip() for cell in cells[width:]):
-            detail = f"line {before}: {len(cells)} fields, the header has {width}"
-            quarantine.add(source, MALFORMED, path=path, detail=detail)
-            continue
-        yield before, {name: cells[position].strip() for name, position in columns.items()}
+            single = above + reader.line_num == before
+            alone = _alone(lines.last, form) if single else None
+            cells, fault = alone or [], str(error) if alone is None else None
+        if fault != "" or any(map(str.strip, cells)):
+            yield before, above + reader.line_num, cells, fault
+
+
+def _alone(line: str, form: Mapping[str, Any]) -> list[str] | None:
+    """The cells of one line whose quotes are read as they come; None where the last one is not closed."""
+    try:
+        cells = next(reader := csv.reader([line, ""], **form))
+    except csv.Error:
+        return None
+    return cells if reader.line_num == 1 else None

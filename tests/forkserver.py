@@ -80,13 +80,6 @@ class Run:
         return path.read_bytes().decode(errors="replace") if path.is_file() else ""
 
 
-def run(call: str, *given: Any, timeout: float = 300, **more: Any) -> Run:
-    """The same, to its end."""
-    started = Run(call, *given, **more)
-    started.wait(timeout)
-    return started
-
-
 def _ask(**question: Any) -> Any:
     server = _server()
     assert server.stdin is not None
@@ -101,7 +94,8 @@ def _ask(**question: Any) -> Any:
 @functools.cache
 def _server() -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.forkserver"]
-    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, **pipes)  # Ctrl-C is for the tests
 
 
 # ------------------------------------------------------------------------------------------------ over there
@@ -113,7 +107,7 @@ def main() -> None:
     os.dup2(2, 1)  # what an import prints is no answer
     preload(
         "cogaze.train", "cogaze.moments", "launch.local", "tests.chaos", "tests.equality.worker", "tests.stepping",
-        *DEEPSPEED,
+        "tests.switched", *DEEPSPEED,
     )  # fmt: skip
     runs: dict[int, Forked] = {}
     for line in sys.stdin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
+
 from cogaze import dist, losses, optim, step
 from cogaze.config import validate
 from cogaze.engine import Engine, accumulation, make_accelerator
@@ -22,7 +23,7 @@ def main(out: str, strategy: str, micro: int, how: str) -> None:
     tree = tiny_settings().model_dump()
     plain = "plain" if how == "plain" else "cached"
     tree["train"] = {"steps": 2, "global_batch": 12, "micro_batch": micro, "strategy": strategy, "accumulation": plain}
-    # with Adam's usual eps the first update is the sign of the gradient, which turns rounding near zero into whole steps
+    # with Adam's usual eps the first update is the sign of the gradient: rounding near zero becomes whole steps
     tree["optim"] = {"lr": 1e-2, "clip_norm": 0.5, "weight_decay": 0.1, "eps": 1e-3}
     config = validate(tree, "test")
     accelerator = make_accelerator(config)
@@ -30,8 +31,10 @@ def main(out: str, strategy: str, micro: int, how: str) -> None:
     model = CoGazeModel(CoGazeConfig.from_settings(config, VOCABULARY, 0))
     engine = Engine(accelerator, config, model, optim.make_optimizer(model, config.optim))
     weights = losses.class_weights(torch.arange(14.0) * 5, 0.99, True)
-    pieces = [random_batch(s, images=3, gaze="none" if s % 2 else "some", contexts="none" if s == 2 else "some")
-              for s in range(4)]
+    pieces = [
+        random_batch(s, images=3, gaze="none" if s % 2 else "some", contexts="none" if s == 2 else "some")
+        for s in range(4)
+    ]
     share = len(pieces) // dist.world()
     mine = pieces[dist.rank() * share : (dist.rank() + 1) * share]
     joined = micro // 3
@@ -44,8 +47,16 @@ def main(out: str, strategy: str, micro: int, how: str) -> None:
         asked = dist.rank() == 0 and s == 1
         w = weights * float("nan") if bad else weights
         r = step.train_step(engine, batches, w, lr=1e-2, step=s, stop_requested=asked)
-        rows.append({**r.terms, "grad_norm": r.grad_norm, "taken": r.taken, "stop": r.stop,
-                     "positives": r.positives_per_row, "several": r.multi_positive_share})
+        rows.append(
+            {
+                **r.terms,
+                "grad_norm": r.grad_norm,
+                "taken": r.taken,
+                "stop": r.stop,
+                "positives": r.positives_per_row,
+                "several": r.multi_positive_share,
+            }
+        )
     if how == "grad":  # the mean of what the four pieces have by themselves: loss and gradient, in one process
         model.zero_grad(set_to_none=True)
         rows = []

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,9 @@ from cogaze.config import Config, validate
 from cogaze.engine import Engine, make_accelerator
 from cogaze.model import CoGazeConfig, CoGazeModel
 from cogaze.model.blocks import compile_blocks
+from tests import forkserver
 from tests.model.tiny import VOCABULARY, random_batch, tiny_settings
 
-ROOT = Path(__file__).resolve().parents[1]
 STEPS = 3  # of them the second is not taken: the last rank sees a loss that is no number
 RATE = 1e-2
 
@@ -123,17 +120,7 @@ def launch(folder: Path, cases: list[dict[str, Any]], world: int = 2) -> list[di
         env = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1"}
         env |= {"ACCELERATE_DEEPSPEED_CONFIG_FILE": str(folder / "deepspeed.json")}
         env |= {"MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        log = (folder / f"{rank}.log").open("w")
-        command = [sys.executable, "-m", "tests.switched", str(out), json.dumps(cases)]
-        ranks.append(subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        codes = [process.wait(300) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert not any(codes), "\n".join((folder / f"{rank}.log").read_text()[-4000:] for rank in range(world))
+        ranks.append(forkserver.Run("tests.switched:main", str(out), cases, env=env))
+    codes = [rank.wait() for rank in ranks]
+    assert not any(codes), "\n".join(rank.output[-4000:] for rank in ranks)
     return torch.load(out)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], json.loads(sys.argv[2]))

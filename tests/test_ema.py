@@ -21,7 +21,7 @@ from cogaze.checkpoint import CheckpointError, TrainerState
 from cogaze.ema import decay_at
 from tests.model.exported import tiny_citizen, write_checkpoint
 from tests.switched import launch, make, settings, train, weights_of
-from tests.test_train import COGAZE, ENV, ROOT, arguments, execute, metrics
+from tests.test_train import COGAZE, ENV, ROOT, arguments, cogaze, metrics
 
 DECAY = 0.25  # above d_1 = 2/11 and equal to d_2 = 3/12: the growing decay matters in the first of two steps
 
@@ -159,7 +159,7 @@ def test_two_ranks_have_the_same_average_and_one_opens_it(
 def test_a_run_evaluates_resumes_and_exports_it(tmp_path: Path) -> None:
     run, broken = tmp_path / "run", tmp_path / "broken"
     how = ("train.ema=0.9", "train.save_every=3", "train.keep_last=3", "eval.every=3", "train.keep_best=ema_eval_loss")
-    done = execute([*COGAZE, "train", *arguments(run, 6, *how)])
+    done = cogaze(arguments(run, 6, *how))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     evaluations = [row for row in metrics(run) if row.get("event") == "eval"]
     assert [row["step"] for row in evaluations] == [3, 6]
@@ -174,7 +174,7 @@ def test_a_run_evaluates_resumes_and_exports_it(tmp_path: Path) -> None:
     shutil.copytree(run, broken)
     shutil.rmtree(broken / "checkpoints" / "step-00000006")
     (broken / "checkpoints" / "latest").write_text("step-00000003\n")
-    done = execute([*COGAZE, "train", *arguments(broken, 6, *how)])
+    done = cogaze(arguments(broken, 6, *how))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert "resumed step-00000003" in done.stdout
     files = [folder / "checkpoints" / "step-00000006" / "ema.safetensors" for folder in (run, broken)]

@@ -14,11 +14,15 @@ from typing import Any
 import pytest
 import torch
 
+from cogaze import step
+from cogaze.cli import main
 from cogaze.config import Config, load
 from cogaze.data.loader import LoaderError, training_order
 from cogaze.data.shards import ShardSet
+from cogaze.evaluate import suite
 from cogaze.faults import RunFault, StopRequest, explained, explained_command, explained_evaluation
 from cogaze.privacy import hashed, place, salt_of
+from tests import forkserver
 from tests.model.tiny import random_batch
 from tests.phantoms import TINY, phantom_shards
 
@@ -158,23 +162,23 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+def starved_twice(settings: list[str]) -> int:
+    """Train twice, without memory for the losses of an evaluation and then for its other figures: 10 code + code."""
+
+    def nothing_left(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    kept, step.evaluate_loss = step.evaluate_loss, nothing_left  # type: ignore[assignment]
+    first = main.run(["train", *settings])
+    step.evaluate_loss, suite.evaluate_all = kept, nothing_left  # type: ignore[assignment]
+    return 10 * first + main.run(["train", *settings])
+
+
 def test_a_training_whose_evaluation_lacks_memory_ends_with_the_remedy(tmp_path: Path) -> None:
     """First in the losses, then, gone on from the step before, in the zero-shot and retrieval figures."""
-    program = (
-        "import sys, torch\n"
-        "from cogaze import step\n"
-        "from cogaze.cli.main import run\n"
-        "from cogaze.evaluate import suite\n"
-        "def nothing_left(*_, **__): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB')\n"
-        "kept, step.evaluate_loss = step.evaluate_loss, nothing_left\n"
-        "first = run(['train', *sys.argv[1:]])\n"
-        "step.evaluate_loss, suite.evaluate_all = kept, nothing_left\n"
-        "sys.exit(10 * first + run(['train', *sys.argv[1:]]))\n"
-    )
     given = arguments(tmp_path / "run", "train.steps=3", "train.save_every=1", "eval.every=2")
-    command = [sys.executable, "-c", program, *given]
-    done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 11, done.stderr[-3000:]
+    done = forkserver.Run("tests.test_faults:starved_twice", given, env=ENV)
+    assert done.wait() == 11, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("cogaze: ")]
     assert len(said) == 2
@@ -193,9 +197,8 @@ def test_a_run_of_steps_that_are_not_finite_ends_saved_and_names_the_samples(tmp
     run = tmp_path / "run"
     wild = ("optim.lr=1e37", "optim.schedule.name=constant", "optim.schedule.warmup=0", "optim.clip_norm=null")
     given = arguments(run, *wild, "train.steps=20", "train.max_skipped=3", "train.save_every=100", "eval.every=100")
-    command = [sys.executable, "-m", "cogaze", "train", *given, "--nproc", "2"]
-    done = subprocess.run(command, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1, done.stderr[-3000:]
+    done = forkserver.Run(forkserver.COGAZE, ["train", *given, "--nproc", "2"], env=ENV)
+    assert done.wait() == 1, done.stderr[-3000:]
     assert "3 steps in a row had a non-finite loss or gradient" in done.stderr
     rows = rows_of(run)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
@@ -226,21 +229,19 @@ def test_a_rank_that_hangs_ends_the_others_within_the_timeout(tmp_path: Path, st
     run = tmp_path / "run"
     limits = ("train.timeout_minutes=2", "train.step_timeout_minutes=0.1", f"train.strategy={strategy}")
     given = arguments(run, *limits, "train.steps=100000", "train.save_every=100000", "eval.every=100000")
-    command = [sys.executable, "-m", "cogaze", "train", *given, "--nproc", "2"]
-    with (tmp_path / "out").open("w") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=out, stderr=out)
-        try:
-            deadline = time.monotonic() + 240
-            while not (run / "metrics.jsonl").is_file() or len(rows_of(run)) < 3:
-                assert time.monotonic() < deadline
-                assert process.poll() is None, (tmp_path / "out").read_text()[-3000:]
-                time.sleep(0.1)
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            os.kill(int(children[1]), signal.SIGSTOP)
-            assert process.wait(120) == 1
-        finally:
-            process.kill()
-    said = (tmp_path / "out").read_text()
+    process = forkserver.Run(forkserver.COGAZE, ["train", *given, "--nproc", "2"], env=ENV)
+    try:
+        deadline = time.monotonic() + 240
+        while not (run / "metrics.jsonl").is_file() or len(rows_of(run)) < 3:
+            assert time.monotonic() < deadline
+            assert process.poll() is None, process.output[-3000:]
+            time.sleep(0.1)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGSTOP)
+        assert process.wait(120) == 1
+    finally:
+        process.kill()
+    said = process.output
     assert "pg timeout     2 minutes (gloo) until the first step is done" in said
     assert "pg timeout     0.1 minutes (gloo) from here on" in said
     assert "another rank has died, or has not answered for 0.1 minutes" in said

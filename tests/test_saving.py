@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
-import subprocess
-import sys
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch.optim import AdamW
 from cogaze import checkpoint, saving
 from cogaze.checkpoint import CheckpointError, TrainerState
 from cogaze.saving import Saver
+from tests import forkserver
 from tests.saves import TOKENIZER, make_engine, moments_of, names, settings, state_of, steps, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,33 +186,34 @@ def test_no_folder_can_be_made(tmp_path: Path) -> None:
     assert "Not a directory" in str(saver.wait())
 
 
+def limited(folder: str) -> None:
+    """Save within limits on the size of a file; what is said about it goes to stdout."""
+    logging.basicConfig(stream=(said := io.StringIO()), format="%(message)s")  # stdout is a file too
+    run = Path(folder)
+    saver = Saver(make_engine(), TOKENIZER, run, settings(keep_last=9))
+    saver.save(TrainerState(step=1))
+    assert saver.wait() is None
+    newest = checkpoint.newest(run)
+    assert newest is not None
+    largest = max((p.stat().st_size, p.name) for p in newest.rglob("*") if p.is_file())
+    weights = (newest / "model.safetensors").stat().st_size
+    for step, limit in ((2, largest[0] - 1), (3, weights - 1), (4, 600)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        saver.save(TrainerState(step=step))
+        assert saver.wait() is not None
+        assert names(run) == ["latest", "step-00000001"], names(run)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    saver.save(TrainerState(step=5))
+    assert saver.wait() is None
+    found = [(folder.name, checkpoint.damage(folder)) for folder in checkpoint.complete_folders(run)]
+    assert found == [("step-00000001", []), ("step-00000005", [])]
+    print(said.getvalue(), end="")
+
+
 def test_a_real_limit_on_file_sizes(tmp_path: Path) -> None:
     """The kernel refuses to write on, half-way through a file (EFBIG; a full disk or quota gives other numbers)."""
-    program = f"""
-import logging, resource, sys
-from pathlib import Path
-from cogaze.checkpoint import TrainerState, complete_folders, damage, newest
-from cogaze.saving import Saver
-from tests.saves import TOKENIZER, make_engine, names, settings
-logging.basicConfig(stream=sys.stdout, format="%(message)s")
-run = Path({str(tmp_path)!r})
-saver = Saver(make_engine(), TOKENIZER, run, settings(keep_last=9))
-saver.save(TrainerState(step=1))
-assert saver.wait() is None
-largest = max((p.stat().st_size, p.name) for p in newest(run).rglob("*") if p.is_file())
-weights = (newest(run) / "model.safetensors").stat().st_size
-for step, limit in ((2, largest[0] - 1), (3, weights - 1), (4, 600)):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    saver.save(TrainerState(step=step))
-    assert saver.wait() is not None
-    assert names(run) == ["latest", "step-00000001"], names(run)
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-saver.save(TrainerState(step=5))
-assert saver.wait() is None
-assert [(p.name, damage(p)) for p in complete_folders(run)] == [("step-00000001", []), ("step-00000005", [])]
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = forkserver.Run("tests.test_saving:limited", str(tmp_path))
+    assert done.wait() == 0, done.output
     lines = done.stdout.splitlines()
     assert len(lines) == 3
     assert all("File too large" in line and line.endswith("; training goes on") for line in lines)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import re
-import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cogaze.config import load
 from cogaze.data import loader, text
 from cogaze.data.shards import ShardSet
+from tests import forkserver
 from tests.phantoms import phantom_shards
-from tests.test_train import COGAZE, arguments, execute, metrics
+from tests.test_train import ENV, arguments, cogaze, metrics
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks, seven steps; the third and fourth are recorded."""
     run = tmp_path_factory.mktemp("profiled") / "run"
     settings = arguments(run, 7, "eval.every=100", "eval.max_batches=1", "train.save_every=100")
-    done = execute([*COGAZE, "train", *settings, "--nproc", "2", "--profile", "--profile-steps", "2"])
+    done = cogaze([*settings, "--profile", "--profile-steps", "2"], 2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"profile        {run / 'profile'}" in done.stdout
     return run
@@ -66,23 +68,22 @@ def test_the_profile_holds_the_steps_asked_for(profiled: Path) -> None:
     assert "aten::addmm" in table
 
 
-CLOCK = """
-import sys, time
-from cogaze import saving, train
-from cogaze.config import load
-from cogaze.evaluate import watching
+def slowly(config: str, settings: list[str]) -> int:
+    """Train with evaluations, saving and drawing that take 1.5 s longer."""
+    from cogaze import saving, train
+    from cogaze.evaluate import watching
 
-def slow(function):
-    def later(*arguments, **named):
-        time.sleep(1.5)
-        return function(*arguments, **named)
-    return later
+    def slow(function: Any) -> Any:
+        def later(*arguments: Any, **named: Any) -> Any:
+            time.sleep(1.5)
+            return function(*arguments, **named)
 
-watching.figures = slow(watching.figures)
-saving.Saver.save = slow(saving.Saver.save)
-train.draw_curves = slow(train.draw_curves)
-sys.exit(train.train(load(sys.argv[1], sys.argv[2:])))
-"""
+        return later
+
+    watching.figures = slow(watching.figures)
+    saving.Saver.save = slow(saving.Saver.save)  # type: ignore[method-assign]
+    train.draw_curves = slow(train.draw_curves)
+    return train.train(load(config, settings))
 
 
 @pytest.mark.slow
@@ -90,8 +91,8 @@ def test_the_clock_stops_during_evaluation_and_saving(tmp_path: Path) -> None:
     """1.5 s each after every step: neither is training, nor part of a step's speed."""
     run = tmp_path / "run"
     settings = arguments(run, 3, "eval.every=1", "eval.max_batches=1", "train.save_every=1")
-    done = execute([sys.executable, "-c", CLOCK, *settings])
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = forkserver.Run("tests.test_seeing:slowly", settings[0], settings[1:], env=ENV)
+    assert done.wait() == 0, done.stderr[-3000:]
     rows = [row for row in metrics(run) if "event" not in row]
     assert len(metrics(run)) == 6
     assert rows[2]["seconds"] - rows[0]["seconds"] < 1.5
@@ -106,7 +107,7 @@ def test_dry_run_says_what_a_run_will_need(tmp_path: Path) -> None:
     """Two ranks of a model whose image encoder is frozen: 50 images make 6 steps of 8 and leave 2."""
     run = tmp_path / "run"
     settings = arguments(run, 12, "model.vision.trainable=none", "train.micro_batch=2")
-    done = execute([*COGAZE, "train", *settings, "--dry-run", "--nproc", "2"])
+    done = cogaze([*settings, "--dry-run"], 2)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
 

@@ -5,92 +5,31 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from cogaze.batch import Batch
+from tests import forkserver
 from tests.model.tiny import random_batch
 
-# One process of a layout: rank r takes its share of four fixed micro-batches of three images, does two optimizer
-# steps, and rank 0 writes the losses, norms and resulting weights.
-PROGRAM = """
-import json, sys
-import torch
-from cogaze import dist, losses, optim, step
-from cogaze.config import validate
-from cogaze.engine import Engine, accumulation, make_accelerator
-from cogaze.model import CoGazeConfig, CoGazeModel
-from tests.model.tiny import VOCABULARY, concatenate, random_batch, tiny_settings
 
-out, strategy, micro, poison = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "poison"
-torch.set_num_threads(1)
-tree = tiny_settings().model_dump()
-plain = "plain" if sys.argv[4] == "plain" else "cached"
-tree["train"] = {"steps": 2, "global_batch": 12, "micro_batch": micro, "strategy": strategy, "accumulation": plain}
-# with Adam's usual eps the first update is the sign of the gradient, which turns rounding near zero into whole steps
-tree["optim"] = {"lr": 1e-2, "clip_norm": 0.5, "weight_decay": 0.1, "eps": 1e-3}
-config = validate(tree, "test")
-accelerator = make_accelerator(config)
-torch.manual_seed(0)
-model = CoGazeModel(CoGazeConfig.from_settings(config, VOCABULARY, 0))
-engine = Engine(accelerator, config, model, optim.make_optimizer(model, config.optim))
-weights = losses.class_weights(torch.arange(14.0) * 5, 0.99, True)
-pieces = [random_batch(s, images=3, gaze="none" if s % 2 else "some", contexts="none" if s == 2 else "some")
-          for s in range(4)]
-share = len(pieces) // dist.world()
-mine = pieces[dist.rank() * share : (dist.rank() + 1) * share]
-joined = micro // 3
-batches = [concatenate(mine[i : i + joined]) if joined > 1 else mine[i] for i in range(0, len(mine), joined)]
-assert len(batches) == accumulation(config, dist.world())
-engine.model.train()
-rows = []
-for s in range(0 if sys.argv[4] == "grad" else 2):
-    bad = poison and s == 0 and dist.rank() == dist.world() - 1  # one rank's loss is NaN in the first step
-    asked = dist.rank() == 0 and s == 1
-    w = weights * float("nan") if bad else weights
-    r = step.train_step(engine, batches, w, lr=1e-2, step=s, stop_requested=asked)
-    rows.append({**r.terms, "grad_norm": r.grad_norm, "taken": r.taken, "stop": r.stop,
-                 "positives": r.positives_per_row, "several": r.multi_positive_share})
-if sys.argv[4] == "grad":  # the mean of what the four pieces have by themselves: loss and gradient, in one process
-    model.zero_grad(set_to_none=True)
-    rows = []
-    for piece in pieces:
-        counts = losses.local_counts(piece, config.loss)
-        terms = losses.total(engine.forward(piece), piece, counts, config.loss, weights)
-        (terms.total / 4).backward()
-        rows.append(terms.total.item())
-    rows = [{"loss": sum(rows) / 4, "grad_norm": sum(p.grad.norm() ** 2 for p in model.parameters()).sqrt().item()}]
-evaluated = step.evaluate_loss(engine, batches if joined * dist.world() == 4 else [], weights)
-if dist.rank() == 0:
-    state = {k: v.double().flatten().tolist() for k, v in model.state_dict().items()}
-    with open(out, "w") as f:
-        json.dump({"rows": rows, "state": state, "evaluated": evaluated}, f)
-dist.barrier()
-engine.close()
-"""
-
-
-def launch(tmp_path: Path, world: int, strategy: str, micro: int, poison: str = "") -> dict:
+def launch(tmp_path: Path, world: int, strategy: str, micro: int, how: str = "") -> dict:
+    """What `tests/stepping.py` finds on `world` ranks."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     out = tmp_path / f"{strategy}-{world}-{micro}.json"
-    processes = []
+    ranks = []
     for rank in range(world):
-        env = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": os.getcwd()}
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        env = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "MASTER_ADDR": "127.0.0.1"}
+        env |= {"MASTER_PORT": port}
         if world > 1:
             env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-        command = [sys.executable, "-c", PROGRAM, str(out), strategy, str(micro), poison]
-        processes.append(
-            subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    output = [p.communicate(timeout=400)[0] for p in processes]
-    assert all(p.returncode == 0 for p in processes), "\n".join(output)[-4000:]
+        ranks.append(forkserver.Run("tests.stepping:main", str(out), strategy, micro, how, env=env))
+    codes = [rank.wait(400) for rank in ranks]
+    assert not any(codes), "\n".join(rank.output for rank in ranks)[-4000:]
     return json.loads(out.read_text())
 
 

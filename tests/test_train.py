@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from transformers import BertConfig, BertModel, Dinov2Config, Dinov2Model
 from cogaze import checkpoint
 from cogaze.data import text
 from cogaze.data.shards import ShardSet
+from tests import forkserver
 from tests.phantoms import TINY, phantom_shards
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +45,19 @@ def execute(command: list[str], **options: object) -> subprocess.CompletedProces
     )  # type: ignore[call-overload, no-any-return]
 
 
+def start(arguments: list[str], nproc: int | None = None, **more: Any) -> forkserver.Run:
+    """`cogaze train`, its imports already done, and its ranks forked likewise."""
+    ranks = ["--nproc", str(nproc)] if nproc else []
+    return forkserver.Run(forkserver.COGAZE, ["train", *arguments, *ranks], env=ENV, **more)
+
+
+def cogaze(arguments: list[str], nproc: int | None = None) -> forkserver.Run:
+    """The same, to its end."""
+    run = start(arguments, nproc)
+    run.wait()
+    return run
+
+
 def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
@@ -62,7 +75,7 @@ def fields(run: Path) -> list[dict]:
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two ranks, 14 steps, evaluation at 7 and 14, checkpoints at 4, 8, 12 and the end."""
     run = tmp_path_factory.mktemp("unbroken") / "run"
-    done = execute([*COGAZE, "train", *arguments(run, 14, "train.save_every=4", "eval.every=7"), "--nproc", "2"])
+    done = cogaze(arguments(run, 14, "train.save_every=4", "eval.every=7"), 2)
     assert done.returncode == 0, done.stderr[-3000:]
     return run
 
@@ -93,6 +106,7 @@ def test_a_run_folder_holds_everything(unbroken: Path) -> None:
 
 @pytest.mark.slow
 def test_kill_and_resume_give_the_same_run(unbroken: Path, tmp_path: Path) -> None:
+    """In interpreters of their own, with other hash seeds."""
     run = tmp_path / "run"
     command = [*COGAZE, "train", *arguments(run, 14, "train.save_every=4", "eval.every=7"), "--nproc", "2"]
     process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.DEVNULL, start_new_session=True)
@@ -114,22 +128,16 @@ def test_kill_and_resume_give_the_same_run(unbroken: Path, tmp_path: Path) -> No
     assert not [p for p in (run / "checkpoints").iterdir() if p.name.startswith(".")]
 
 
-def start_and_stop(command: list[str], run: Path, lines: int, **options: Any) -> tuple[int, str]:
+def start_and_stop(arguments: list[str], run: Path, lines: int, nproc: int | None, **more: Any) -> tuple[int, str]:
     """Start training, SIGTERM it when metrics.jsonl has that many lines; exit code and everything it said."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
-    )
+    process = start(arguments, nproc, **more)
     path, deadline = run / "metrics.jsonl", time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
         if path.is_file() and path.read_bytes().count(b"\n") >= lines:
             process.send_signal(signal.SIGTERM)
             break
         time.sleep(0.005)
-    try:
-        output, _ = process.communicate(timeout=240)
-    finally:
-        process.kill()
-    return process.returncode, output
+    return process.wait(240), process.output
 
 
 STOPPED = ("train.save_every=1000", "eval.every=7")
@@ -139,7 +147,7 @@ STOPPED = ("train.save_every=1000", "eval.every=7")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, stopped by a signal soon after its third step."""
     run = tmp_path_factory.mktemp("stopped") / "run"
-    code, output = start_and_stop([*COGAZE, "train", *arguments(run, 14, *STOPPED), "--nproc", "2"], run, 3)
+    code, output = start_and_stop(arguments(run, 14, *STOPPED), run, 3, 2)
     assert code == 3, output[-2000:]
     assert "stopped by a signal" in output
     return run
@@ -151,7 +159,7 @@ def test_a_signal_saves_and_leaves_with_code_3_then_resumes(unbroken: Path, stop
     saved = sorted((run / "checkpoints").glob("step-*"))
     assert len(saved) == 1
     assert int(saved[0].name.split("-")[1]) == metrics(run)[-1]["step"]
-    done = execute([*COGAZE, "train", *arguments(run, 14, *STOPPED), "--nproc", "2"])
+    done = cogaze(arguments(run, 14, *STOPPED), 2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert fields(run) == fields(unbroken)
 
@@ -160,11 +168,11 @@ def test_a_signal_saves_and_leaves_with_code_3_then_resumes(unbroken: Path, stop
 def test_two_ranks_one_rank_and_two_again_are_the_same_run(unbroken: Path, stopped: Path, tmp_path: Path) -> None:
     """A rank holds 4 images either way: the one accumulates. Losses differ by rounding alone, so samples do not."""
     run = shutil.copytree(stopped, tmp_path / "run")
-    code, output = start_and_stop([*COGAZE, "train", *arguments(run, 14, *STOPPED)], run, 8)
+    code, output = start_and_stop(arguments(run, 14, *STOPPED), run, 8, None)
     assert code == 3, output[-2000:]
     assert "ranks          1 x" in output
     assert 7 <= metrics(run)[-1]["step"] < 14
-    done = execute([*COGAZE, "train", *arguments(run, 14, *STOPPED), "--nproc", "2"])
+    done = cogaze(arguments(run, 14, *STOPPED), 2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "ranks          2 x" in done.stdout
     ours, theirs = fields(run), fields(unbroken)
@@ -180,12 +188,8 @@ def test_a_full_disk_costs_checkpoints_and_the_exit_code(stopped: Path, tmp_path
     """No file may grow beyond 100 kB, which the weights (126 kB) and the optimizer's state would."""
     run = shutil.copytree(stopped, tmp_path / "run")
     before = sorted(p.name for p in (run / "checkpoints").iterdir())
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    command = [*COGAZE, "train", *arguments(run, 14, "train.save_every=1", "eval.every=1000"), "--nproc", "2"]
-    code, output = start_and_stop(command, run, 8, preexec_fn=limit)
+    given = arguments(run, 14, "train.save_every=1", "eval.every=1000")
+    code, output = start_and_stop(given, run, 8, 2, largest_file=100_000)
     assert code == 1, output[-2000:]
     last = metrics(run)[-1]["step"]
     assert last >= 8  # training went on
@@ -200,7 +204,7 @@ def test_a_full_disk_costs_checkpoints_and_the_exit_code(stopped: Path, tmp_path
 def test_zero2_trains_and_resumes_like_ddp(unbroken: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = ("train.save_every=4", "eval.every=7", "train.strategy=zero2")
-    first = execute([*COGAZE, "train", *arguments(run, 14, *settings), "--nproc", "2"])
+    first = cogaze(arguments(run, 14, *settings), 2)
     assert first.returncode == 0, first.stderr[-3000:]
     assert "DeepSpeed ZeRO" in first.stdout
     whole = fields(run)
@@ -210,7 +214,7 @@ def test_zero2_trains_and_resumes_like_ddp(unbroken: Path, tmp_path: Path) -> No
             assert row["loss"] == pytest.approx(expected["loss"], rel=5e-6)
     # go back to step 12 as if the rest had never happened
     shutil.rmtree(run / "checkpoints" / "step-00000014")
-    again = execute([*COGAZE, "train", *arguments(run, 14, *settings), "--nproc", "2"])
+    again = cogaze(arguments(run, 14, *settings), 2)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "resumed step-00000012" in again.stdout
     assert fields(run) == whole
@@ -288,7 +292,7 @@ def test_the_command_of_the_readme_trains_the_default_configuration_under_zero2(
 @pytest.mark.parametrize(
     ("settings", "nproc", "message"),
     [
-        (("train.global_batch=9",), "2", "not a whole number of micro-batches"),
+        (("train.global_batch=9",), 2, "not a whole number of micro-batches"),
         (("run.nproc=3",), None, "3 processes were asked for, 1 started"),
         (("data.shards=[no/such/folder]",), None, "no/such/folder"),
         (("train.global_batch=4096", "train.micro_batch=4096"), None, "4096"),
@@ -296,10 +300,9 @@ def test_the_command_of_the_readme_trains_the_default_configuration_under_zero2(
     ],
 )
 def test_refusals_are_one_clear_message(
-    tmp_path: Path, settings: tuple[str, ...], nproc: str | None, message: str
+    tmp_path: Path, settings: tuple[str, ...], nproc: int | None, message: str
 ) -> None:
-    ranks = ["--nproc", nproc] if nproc else []
-    done = execute([*COGAZE, "train", *arguments(tmp_path / "run", 2, *settings), *ranks])
+    done = cogaze(arguments(tmp_path / "run", 2, *settings), nproc)
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -309,7 +312,7 @@ def test_refusals_are_one_clear_message(
 def test_resume_with_another_configuration_is_refused(unbroken: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(unbroken, run)
-    done = execute([*COGAZE, "train", *arguments(run, 14, "optim.lr=0.1", "train.micro_batch=8")])
+    done = cogaze(arguments(run, 14, "optim.lr=0.1", "train.micro_batch=8"))
     assert done.returncode == 1
     assert "optim.lr: 0.0015 -> 0.1" in done.stderr
 
@@ -317,7 +320,7 @@ def test_resume_with_another_configuration_is_refused(unbroken: Path, tmp_path: 
 @pytest.mark.slow
 def test_dry_run_prints_the_arithmetic_and_trains_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = execute([*COGAZE, "train", *arguments(run, 6), "--dry-run", "--nproc", "2"])
+    done = cogaze([*arguments(run, 6), "--dry-run"], 2)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "global batch   8 images = 2 ranks x 1 micro-batches x 4" in done.stdout
     assert "batch.image            (4, 1, 56, 56) uint8" in done.stdout

@@ -108,8 +108,8 @@ class Cache:
 
     def _trouble(self, error: OSError) -> ShardError:
         return ShardError(
-            f"{self.folder}: {error.strerror or error}; set data.cache_dir (without a configuration: the variable "
-            f"XDG_CACHE_HOME) to a disk of this machine with {self.limit / 1e9:.1f} GB free, or lower data.cache_gb"
+            f"{self.folder}: {error.strerror or error}; set data.cache_dir to a disk of this machine with "
+            f"{self.limit / 1e9:.1f} GB free, or lower data.cache_gb (where no settings are given: set XDG_CACHE_HOME)"
         )
 
     # -------------------------------------------------------------------------------------------- making room

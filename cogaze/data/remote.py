@@ -32,6 +32,7 @@ from cogaze.settings import DataConfig
 SCHEMES = ("s3", "gs", "https", "http", "file")
 CHUNK = 16 << 20  # bytes asked for at once: what a broken connection costs
 PAUSES = 0.5, 30.0  # seconds before the second try, doubling up to the other
+SILENCE = 30.0  # seconds without a byte until a connection is given up
 # What another try does not mend; the clients have kinds of their own for missing credentials.
 FINAL = (FileNotFoundError, PermissionError, ImportError, NotADirectoryError, IsADirectoryError)
 FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError", "InvalidURL")
@@ -209,9 +210,11 @@ class RemoteFolder:
         return digest.hexdigest()
 
     def _small(self, name: str, limit: int) -> bytes:
-        data = self._try(f"{self.url}/{name}", lambda fs, path: bytes(fs.cat_file(path)))
-        if len(data) > limit:
-            raise ShardError(f"{self.url}/{name}: larger than it may be; build again")
+        url = f"{self.url}/{name}"
+        there = self._try(url, _size)  # before it would come into memory
+        data = b"" if (there or 0) > limit else self._try(url, lambda fs, path: bytes(fs.cat_file(path)))
+        if max(there or 0, len(data)) > limit:
+            raise ShardError(f"{url}: larger than it may be; build again")
         return data
 
     def _try(self, url: str, ask: Callable[[Any, str], T]) -> T:
@@ -223,7 +226,7 @@ class RemoteFolder:
                 # asked for each time: fsspec keeps them, and knows that none may go through a fork
                 from fsspec.core import url_to_fs
 
-                client, path = url_to_fs(url, use_listings_cache=False)
+                client, path = url_to_fs(url, use_listings_cache=False, **_patience(url.split(":")[0]))
                 _clients.add(client)
                 return ask(client, path)
             except Exception as error:  # clients raise whatever their libraries do
@@ -233,9 +236,26 @@ class RemoteFolder:
                 if isinstance(last, FINAL) or type(last).__name__ in FINAL_NAMES:
                     raise ShardError(_final(url, last)) from None
         raise ShardError(
-            f"{url}: {self.retries + 1} tries failed, the last with {type(last).__name__}: {last!s:.300}; "
+            f"{url}: {self.retries + 1} tries failed, the last with {type(last).__name__}: {str(last) or 'no answer':.300}; "
             "is the server up? data.retries allows for more"
         )
+
+
+def _patience(scheme: str) -> dict[str, Any]:
+    """A client's options for how long it waits, where fsspec's configuration has none.
+
+    gcsfs would wait for ever, and aiohttp end what takes more than five minutes, however well it goes. s3fs is fine.
+    """
+    if scheme not in ("gs", "http", "https"):
+        return {}
+    import aiohttp
+    from fsspec.config import conf
+
+    limit = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+    if scheme == "gs":
+        return {"requests_timeout": conf.get("gs", {}).get("requests_timeout", limit)}
+    said = [conf.get(name, {}).get("client_kwargs", {}) for name in ("http", "https")]  # the client knows both names
+    return {"client_kwargs": {"timeout": limit, **said[0], **said[1]}}
 
 
 def _size(fs: Any, path: str) -> int | None:

@@ -11,6 +11,7 @@ in the folder is trusted: members are read through their tar headers, with limit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 from cogaze.data.remote import remote_folder
 from cogaze.data.schema import ShardError
 from cogaze.data.shards import Shard, read_manifest
+from data_prep.check.alike import largest
 from data_prep.check.folder import check_quarantine, check_sizes, check_totals, foreign_files
 from data_prep.check.result import LEVELS, Findings, Level, ShardFacts
 from data_prep.check.splits import across
@@ -84,12 +86,16 @@ def _report(level: Level, findings: Findings, facts: list[ShardFacts]) -> dict[s
 
 
 def _all_facts(shards: list[Shard], image_size: int, jobs: int, level: Level) -> Iterator[ShardFacts]:
+    images: Counter[str] = Counter()
+    for shard in shards:
+        images[shard.entry["split"]] += shard.images
+    copies = [shard.entry["split"] != largest(images) for shard in shards]
     sizes, levels = [image_size] * len(shards), [level] * len(shards)
     if jobs == 1 or len(shards) < 2 or level == "fast":
-        yield from map(check_shard, shards, sizes, levels)
+        yield from map(check_shard, shards, sizes, levels, copies)
         return
     with pool(min(jobs, len(shards))) as executor:
         try:
-            yield from executor.map(check_shard, shards, sizes, levels)
+            yield from executor.map(check_shard, shards, sizes, levels, copies)
         except BrokenProcessPool:
             raise ShardError("a worker process died, most likely for lack of memory: try fewer --jobs") from None

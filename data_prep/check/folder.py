@@ -11,6 +11,7 @@ from typing import Any
 from cogaze.data.schema import parse_json
 from cogaze.data.shards import MANIFEST, QUARANTINE, Shard
 from data_prep.check.result import Findings, ShardFacts
+from data_prep.records import counts_of
 from data_prep.shards.ledger import PLAN
 from data_prep.stats import Totals
 
@@ -56,7 +57,7 @@ def check_totals(manifest: Mapping[str, Any], facts: Iterable[ShardFacts], findi
 
 def check_quarantine(folder: Path, manifest: Mapping[str, Any], findings: Findings) -> None:
     """quarantine.jsonl line by line, and its reasons against the manifest's counts."""
-    reasons: Counter[str] = Counter()
+    rows = []
     try:
         with open(folder / QUARANTINE, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -65,10 +66,14 @@ def check_quarantine(folder: Path, manifest: Mapping[str, Any], findings: Findin
                     row = parse_json(line)
                 if not isinstance(row, dict) or not isinstance(row.get("reason"), str) or "source" not in row:
                     findings.fault(f"{QUARANTINE}, line {number}: not a JSON object with source and reason")
+                elif type(row.get("count", 1)) is not int:
+                    findings.fault(f"{QUARANTINE}, line {number}: count is no whole number")
                 else:
-                    reasons[row["reason"]] += 1
+                    rows.append(row)
     except (OSError, UnicodeDecodeError) as error:
         findings.fault(f"{QUARANTINE} cannot be read: {error}")
         return
-    if dict(reasons) != manifest.get("quarantined"):
-        findings.fault(f"{QUARANTINE} does not hold what the manifest's `quarantined` counts")
+    counted = ("quarantined", manifest.get("quarantined")), ("noted", manifest.get("noted", {}))
+    for counts, (name, told) in zip(counts_of(rows), counted, strict=True):
+        if dict(counts) != told:
+            findings.fault(f"{QUARANTINE} does not hold what the manifest's `{name}` counts")

@@ -59,8 +59,9 @@ class ShardFacts:
     images: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     studies: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     patients: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    persons: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))  # patients, spelled one way
     files: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))  # the original image file
-    looks: NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 4), np.uint64))  # perceptual hash, if deep
+    looks: NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 1, 4), np.uint64))  # if deep, of alike.py
 
     @property
     def name(self) -> str:

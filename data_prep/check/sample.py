@@ -13,10 +13,11 @@ from PIL import Image
 
 from cogaze.data.schema import parse_json, validate_meta
 from cogaze.data.shards import Shard
+from data_prep.check.alike import WORDS, looks_of
 from data_prep.check.gaze import check_gaze
 from data_prep.check.result import Findings, ShardFacts, hash64
-from data_prep.check.splits import BITS, look_of
 from data_prep.images import MAX_PIXELS
+from data_prep.splits import one_spelling
 
 PIL_FORMAT = {"jpg": "JPEG", "png": "PNG"}
 MAX_WORDS = 1000  # of one section; reports of MIMIC-CXR end well below it
@@ -34,15 +35,19 @@ class Sample(NamedTuple):
     image: int
     study: int
     patient: int
+    person: int  # the patient in one spelling
     file: int
     gaze: bool
-    look: NDArray[np.uint64]  # (4,)
+    looks: NDArray[np.uint64]  # (0, 1 or V,4), of alike.py
 
 
 def check_sample(
-    shard: Shard, image_size: int, key: str, members: Mapping[str, bytes], facts: ShardFacts, deep: bool
+    shard: Shard, image_size: int, key: str, members: Mapping[str, bytes], facts: ShardFacts, deep: bool, copies: bool
 ) -> Sample | None:
-    """Check one sample's members and count it; None where its JSON is no sample of this schema."""
+    """Check one sample's members and count it; None where its JSON is no sample of this schema.
+
+    deep: every gaze map, and the perceptual hash; copies: the hashes of its mirrored and turned copies too.
+    """
     findings = facts.findings
     image = _image(shard, image_size, key, members, findings)
     meta = _meta(shard, key, members, findings)
@@ -64,9 +69,10 @@ def check_sample(
         hash64(source, meta["image_id"]),
         hash64(source, meta["study_id"]),
         hash64(source, meta["patient_id"]),
+        hash64(source, one_spelling(meta["patient_id"])),
         hash64(meta["original"]["sha256"]),
         bool(meta["readings"]),
-        look_of(image) if deep and image is not None else np.zeros(BITS // 64, np.uint64),
+        looks_of(image, copies) if deep else np.zeros((0, WORDS), np.uint64),
     )
 
 

@@ -22,18 +22,21 @@ MAX_MEMBERS = 8  # a sample; twice what the schema knows. A tar of a million mem
 Spans = dict[str, dict[str, tuple[int, int]]]  # key -> member -> offset and size in the tar
 
 
-def check_shard(shard: Shard, image_size: int, level: Level) -> ShardFacts:
-    """Everything that can be checked inside one shard; runs in a worker process. A remote one comes here first."""
+def check_shard(shard: Shard, image_size: int, level: Level, copies: bool) -> ShardFacts:
+    """Everything that can be checked inside one shard; runs in a worker process. A remote one comes here first.
+
+    copies: whether `deep` takes the hashes of mirrored and turned copies (alike.py).
+    """
     findings = Findings(shard.name)
     try:
         with nullcontext() if level == "fast" else shard.held():
-            return _check_shard(shard, image_size, level, findings)
+            return _check_shard(shard, image_size, level, copies, findings)
     except ShardError as error:
         findings.fault(str(error))
         return ShardFacts(findings)
 
 
-def _check_shard(shard: Shard, image_size: int, level: Level, findings: Findings) -> ShardFacts:
+def _check_shard(shard: Shard, image_size: int, level: Level, copies: bool, findings: Findings) -> ShardFacts:
     index = _read_index(shard, findings)
     if level == "fast":
         return _from_index(shard, index, findings)
@@ -42,7 +45,7 @@ def _check_shard(shard: Shard, image_size: int, level: Level, findings: Findings
     spans: Spans = {}
 
     def finish(key: str, members: dict[str, bytes]) -> None:
-        sample = check_sample(shard, image_size, key, members, facts, deep=level == "deep")
+        sample = check_sample(shard, image_size, key, members, facts, deep=level == "deep", copies=copies)
         if sample:
             samples.append(sample)
 
@@ -72,11 +75,12 @@ def _check_shard(shard: Shard, image_size: int, level: Level, findings: Findings
     except (tarfile.TarError, EOFError, ValueError) as error:
         findings.fault(f"the tar is damaged: {error}")
     facts.numbers = np.array([int(sample.key.rpartition("-")[2]) for sample in samples], np.int64)
-    facts.images, facts.studies, facts.patients, facts.files = (
-        column([getattr(sample, name) for sample in samples]) for name in ("image", "study", "patient", "file")
+    facts.images, facts.studies, facts.patients, facts.persons, facts.files = (
+        column([getattr(sample, name) for sample in samples])
+        for name in ("image", "study", "patient", "person", "file")
     )
-    if level == "deep":
-        facts.looks = np.array([sample.look for sample in samples], np.uint64).reshape(-1, 4)
+    if level == "deep" and samples:
+        facts.looks = np.stack([sample.looks for sample in samples])
     _compare_index(shard, index, spans, {sample.key: sample.study_id for sample in samples}, findings)
     _compare_entry(shard, facts, [i for i, sample in enumerate(samples) if sample.gaze])
     return facts

@@ -1,7 +1,8 @@
 """Labels for records that have none: by rules, or by CheXbert where its weights are given.
 
 A record keeps the labels its source gave; only a record without any is filled, from its findings and impression, and
-`label_source` says by whom. Images of a study share their text and so their labels.
+`label_source` says by whom. Images of a study share their text and so their labels. Both ways read English alone: a
+report in another language leaves its labels unknown, and the study is noted.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from data_prep.labels.language import is_english
 from data_prep.labels.rules import label_report
-from data_prep.records import ImageRecord
+from data_prep.records import ImageRecord, Quarantine
 
 Labels = dict[str, int | None]
 HOW = ("rules", "chexbert")
+NOT_ENGLISH = "labels not filled: report not in English"
 AT_ONCE = 256  # records looked at together, so that a network sees whole batches
 
 
@@ -26,20 +29,28 @@ def fill_labels(
     *,
     weights: Path | None = None,
     tokenizer: Path | str | None = None,
+    quarantine: Quarantine | None = None,
 ) -> Iterator[ImageRecord]:
     """The records in their order, those without labels given some. Text that says nothing leaves them unknown.
 
     weights, tokenizer: of CheXbert (`cogaze.chexbert`). Raises CheXbertError where they cannot be used.
+    quarantine: gets a row (kept) for every study whose report is not in English.
     """
     label = _rules if how == "rules" else _chexbert(weights, tokenizer)
     records = iter(records)
+    noted: set[tuple[str, str]] = set()
     while some := list(islice(records, AT_ONCE)):
         lacking = [record for record in some if not record.labels]
-        texts = list(dict.fromkeys(text for record in lacking if (text := _text(record))))
-        found = dict(zip(texts, label(texts), strict=True))
+        texts = dict.fromkeys(text for record in lacking if (text := _text(record)))
+        readable = [text for text in texts if is_english(text)]
+        found = dict(zip(readable, label(readable), strict=True))
         for record in some:
             text = "" if record.labels else _text(record)
-            yield replace(record, labels=found[text], label_source=how) if text else record
+            study = record.source, record.study_id
+            if text and text not in found and quarantine is not None and study not in noted:
+                noted.add(study)
+                quarantine.add(record.source, NOT_ENGLISH, id=record.study_id, kept=True)
+            yield replace(record, labels=found[text], label_source=how) if text in found else record
 
 
 def _text(record: ImageRecord) -> str:

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 from cogaze.data.schema import ShardError, parse_json
 from cogaze.data.shards import MANIFEST, QUARANTINE, read_manifest
+from data_prep.records import counts_of
 from data_prep.shards.writer import write_whole
 from data_prep.stats import Totals
 
@@ -68,6 +68,10 @@ class Ledger:
             raise BuildError(f"{self.out / PLAN}: is damaged or of another build; --overwrite builds anew")
         for name in self._places:
             yield name, parse_json(self._from_plan(name) or b"")["images"]
+
+    def stands(self, name: str, manifest: Mapping[str, Any] | None) -> bool:
+        """Whether a shard belongs to the finished build (its manifest, None without one): then it stays as it is."""
+        return manifest is not None and name in self._places
 
     def _from_work(self, name: str) -> bytes | None:
         with suppress(FileNotFoundError):
@@ -169,21 +173,22 @@ def finish(out: Path) -> dict[str, Any]:
                 totals.merge(Totals.restored(line["totals"]))
         lines.flush()
         os.fsync(lines.fileno())
-    reasons = Counter(row["reason"] for row in rows)
+    lost, kept = counts_of(rows)
     ordered = sorted(json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows)
     text = "".join(f"{row}\n" for row in ordered).encode("utf-8", "backslashreplace")
     write_whole(out / QUARANTINE, text)
     if not entries:
         partial.unlink()
         shutil.rmtree(out / WORK)
-        worst = ", ".join(f"{number}x {reason}" for reason, number in reasons.most_common(4))
+        worst = ", ".join(f"{number}x {reason}" for reason, number in lost.most_common(4))
         raise BuildError(f"not one usable image ({worst or 'the source is empty'}); see {out / QUARANTINE}")
     os.replace(partial, out / PLAN)
     manifest = {
         **header["manifest"],
         "shards": entries,
         "totals": totals.as_dict(),
-        "quarantined": dict(sorted(reasons.items())),
+        "quarantined": dict(sorted(lost.items())),
+        "noted": dict(sorted(kept.items())),
     }
     manifest["build"] |= {name: ", ".join(found) for name, found in versions.items()}
     _remove_strays(out, {shard["name"] for shard in header["shards"]})

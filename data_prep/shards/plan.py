@@ -27,6 +27,8 @@ from data_prep.shards.spool import Spool, Spooled
 # Stands for the image file in a sample's JSON while the file has not been opened.
 UNSEEN: Mapping[str, Any] = {"width": 1, "height": 1, "sha256": "0" * 64}
 LATE = "new image of a study that is in a shard already"
+LEAK = "patient in two splits"
+LEAK_OF_SPELLINGS = "patient in two splits, under ids that differ in zeros"
 
 
 class PlanError(ValueError):
@@ -172,18 +174,21 @@ def _hash(*names: str) -> bytes:
 def set_contradictions_aside(spool: Spool) -> None:
     """Mark the images that contradict each other.
 
-    Set aside: every image of a patient who stands in two splits (training on it would leak into the test), every image
-    of a study with two patients, and all but the first of several records with one image id.
+    Set aside: every image of a patient who stands in two splits (training on it would leak into the test; "0042" and
+    "42" are one patient), every image of a study with two patients, and all but the first of several records with one
+    image id.
     """
     spool.execute(
-        "CREATE TABLE leak AS SELECT source, patient_id, group_concat(DISTINCT split) AS splits FROM image "
-        "GROUP BY source, patient_id HAVING min(split) < max(split)"
+        "CREATE TABLE leak AS SELECT source, one_spelling(patient_id) AS person, group_concat(DISTINCT split) AS "
+        "splits, min(patient_id) < max(patient_id) AS spellings FROM image "
+        "GROUP BY source, person HAVING min(split) < max(split)"
     )
-    spool.execute("CREATE INDEX leak_patient ON leak (source, patient_id)")
+    spool.execute("CREATE INDEX leak_person ON leak (source, person)")
     spool.execute(
-        "UPDATE image SET aside='patient in two splits', detail=(SELECT splits FROM leak "
-        "WHERE leak.source=image.source AND leak.patient_id=image.patient_id) "
-        "WHERE (source, patient_id) IN (SELECT source, patient_id FROM leak)"
+        "UPDATE image SET (aside, detail) = (SELECT CASE WHEN spellings THEN ? ELSE ? END, splits FROM leak "
+        "WHERE leak.source=image.source AND person=one_spelling(patient_id)) "
+        "WHERE (source, one_spelling(patient_id)) IN (SELECT source, person FROM leak)",
+        (LEAK_OF_SPELLINGS, LEAK),
     )
     spool.execute(
         "CREATE TABLE shared AS SELECT source, study_id FROM image GROUP BY source, study_id "

@@ -14,9 +14,11 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from cogaze.privacy import SALT_VARIABLE, hashed
 from data_prep.records import ImageRecord, Reading
+from data_prep.splits import one_spelling
 
 LEAST_SALT = 16  # bytes; shorter ones can be tried out
 
@@ -47,7 +49,7 @@ def hashed_records(records: Iterable[ImageRecord], salt: bytes) -> Iterator[Imag
             record,
             image_id=_id(record.image_id, salt),
             study_id=_id(record.study_id, salt),
-            patient_id=_id(record.patient_id, salt),
+            patient_id=_id(one_spelling(record.patient_id), salt),  # afterwards nobody could tell that it is one
             relative_path=_path(record.relative_path, salt),
             readings=tuple(_reading(reading, salt) for reading in record.readings),
         )
@@ -57,10 +59,10 @@ def _reading(reading: Reading, salt: bytes) -> Reading:
     return replace(reading, id=_id(reading.id, salt), reader=_id(reading.reader, salt))
 
 
-def hashed_rows(rows: Iterable[dict[str, str]], salt: bytes) -> Iterator[dict[str, str]]:
+def hashed_rows(rows: Iterable[dict[str, Any]], salt: bytes) -> Iterator[dict[str, Any]]:
     """What a reader set aside, with hashes for id and path; `detail` goes, since it may quote the source."""
     for row in rows:
-        kept = {name: row[name] for name in ("source", "reason")}
+        kept: dict[str, Any] = {name: row[name] for name in row if name in ("source", "reason", "count", "kept")}
         if "id" in row:
             kept["id"] = _id(row["id"], salt)
         if "path" in row:

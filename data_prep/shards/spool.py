@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.splits import one_spelling
+
 # `image` holds what planning sorts and compares, `body` what encoding needs, `member` the files that go into the tar
 # beside image and JSON. `digest` stands for all that the reader said about the image.
 _TABLES = """
@@ -53,6 +55,7 @@ class Spool:
             handle, name = tempfile.mkstemp(prefix="records-", suffix=".sqlite", dir=folder)
             os.close(handle)
             self._db = sqlite3.connect(name, isolation_level=None)
+        self._db.create_function("one_spelling", 1, one_spelling, deterministic=True)
         for setting in _SETTINGS:
             self._db.execute(f"PRAGMA {setting}")
         self._db.executescript(_TABLES)
@@ -102,6 +105,11 @@ class Spool:
     def number(self, statement: str, values: Sequence[Any] = ()) -> int:
         """The one number a statement gives."""
         return int(next(self.execute(statement, values))[0])
+
+    def paths(self, rows: array[int]) -> list[Path]:
+        """The image files of the images with these numbers, in this order."""
+        wanted = "SELECT path FROM body WHERE seq=?"
+        return [Path(os.fsdecode(next(self.execute(wanted, (seq,)))[0])) for seq in rows]
 
     def read(self, rows: array[int]) -> Iterator[Spooled]:
         """The images with these numbers, in this order."""

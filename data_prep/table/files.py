@@ -10,7 +10,8 @@ import csv
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.records import Quarantine, SourceError
-from data_prep.tables import MALFORMED, open_text, rows
+from data_prep.tables import MALFORMED, open_lines, rows
 
 Format = Literal["csv", "tsv", "jsonl", "parquet"]
 LIST_SEPARATOR = "|"
@@ -37,7 +38,7 @@ class Table:
         self.separator = separator or ("\t" if self.kind == "tsv" else ",")
         try:
             self.header = self._header()
-        except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException) as error:
+        except (OSError, EOFError, zlib.error, csv.Error, pa.ArrowException, UnicodeError) as error:
             raise SourceError(f"{path}: cannot be read ({error}); fetch the file again") from None
         if not self.header:
             raise SourceError(f"{path}: the table is empty (no header)")
@@ -58,7 +59,7 @@ class Table:
             return
         try:
             yield from self._json_rows(columns, source, quarantine) if self.kind == "jsonl" else self._parquet(columns)
-        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeError) as error:
             raise SourceError(f"{self.path}: cannot be read to its end ({error}); fetch the file again") from None
 
     def _header(self) -> list[str]:
@@ -66,36 +67,26 @@ class Table:
             return [str(name) for name in pq.ParquetFile(self.path).schema_arrow.names]
         if self.kind == "jsonl":
             names: dict[str, None] = {}
-            for number, (_, row) in enumerate(self._json_lines()):
-                if isinstance(row, dict):
-                    names |= dict.fromkeys(row)
-                if number >= HEAD:
-                    break
+            with open_lines(self.path, self.encoding) as lines:
+                for _, row in islice(_parsed(lines), HEAD):
+                    if isinstance(row, dict):
+                        names |= dict.fromkeys(row)
             return list(names)
-        with open_text(self.path, self.encoding) as stream:
-            lines = (line.replace("\0", "") for line in stream)
+        with open_lines(self.path, self.encoding) as lines:
             first = next(csv.reader(lines, skipinitialspace=True, delimiter=self.separator), [])
         return [" ".join(cell.split()) for cell in first if cell.strip()]
-
-    def _json_lines(self) -> Iterator[tuple[int, Any]]:
-        """(line, parsed) of the lines that are not blank; a line that is no JSON gives its error."""
-        with open_text(self.path, self.encoding) as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except (ValueError, RecursionError) as error:
-                        yield number, error
 
     def _json_rows(
         self, columns: Sequence[str], source: str, quarantine: Quarantine
     ) -> Iterator[tuple[int, dict[str, str]]]:
-        for number, row in self._json_lines():
-            if isinstance(row, dict):
-                yield number, {name: cell_text(row.get(name)) for name in columns}
-            else:
-                why = "is not JSON" if isinstance(row, Exception) else f"is a {type(row).__name__}, not an object"
-                quarantine.add(source, MALFORMED, path=self.path, detail=f"line {number} {why}")
+        with open_lines(self.path, self.encoding) as lines:
+            for number, row in _parsed(lines):
+                if isinstance(row, dict):
+                    yield number, {name: cell_text(row.get(name)) for name in columns}
+                else:
+                    why = "is not JSON" if isinstance(row, Exception) else f"is a {type(row).__name__}, not an object"
+                    quarantine.add(source, MALFORMED, path=self.path, detail=f"line {number} {why}")
+            lines.report(source, self.path, quarantine)
 
     def _parquet(self, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
         number = 0
@@ -103,6 +94,16 @@ class Table:
             for row in batch.to_pylist():
                 number += 1
                 yield number, {name: cell_text(row[name]) for name in columns}
+
+
+def _parsed(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    """(line number, parsed) of the lines that are not blank; a line that is no JSON gives its error."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield number, error
 
 
 def kind_of(path: Path) -> Format:

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data_prep.images import is_dicom
 from data_prep.records import SourceError
-from data_prep.table.mapping import FILTERS, NAME, TableMapping, names_of
+from data_prep.table.expressions import Lookup, expand
+from data_prep.table.mapping import TableMapping, names_of
 from data_prep.tables import is_file
 
 if TYPE_CHECKING:
     from data_prep.dicom.header import Header
 
-Lookup = Callable[[str], str]  # a name of an expression -> its text
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 
 
 class Aside(Exception):
     """A row that is set aside: Aside(reason, detail)."""
-
-
-def expand(expression: str, lookup: Lookup) -> str:
-    """An expression of the mapping as text; {name|8} fills a number up to eight digits with leading zeros."""
-    if "{" not in expression:
-        return lookup(expression.strip())
-
-    def one(match: re.Match[str]) -> str:
-        text, through = lookup(match[1].strip()), match[2]
-        if through and through.isdigit():
-            return re.sub(r"\.0*$", "", text).zfill(int(through)) if text else ""
-        return FILTERS[through](text) if through else text
-
-    return NAME.sub(one, expression)
 
 
 class Images:
@@ -81,6 +68,16 @@ class Images:
     def unnamed(self) -> list[str]:
         """The files that no `find` has given."""
         return sorted(self.there - self.named - set(self.copies))
+
+    def is_dicom(self, relative: str) -> bool:
+        """By content; a file whose name is that of a picture is not opened."""
+        if relative.lower().endswith(PICTURES):
+            return False
+        try:
+            with open(self.root / relative, "rb") as file:
+                return is_dicom(file.read(132))
+        except OSError:  # for those who decode it to say
+            return False
 
     def header(self, relative: str) -> Header:
         """The DICOM header of an image. Raises ImageError."""

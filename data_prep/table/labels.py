@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 from cogaze.observations import OBSERVATIONS
-from data_prep.table.images import Lookup, expand
+from data_prep.table.expressions import Lookup, expand
 from data_prep.table.mapping import Labels
 
 CLEAR, DEVICES = "No Finding", "Support Devices"

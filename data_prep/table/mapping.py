@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from cogaze.observations import OBSERVATIONS, VIEWS
 from data_prep.tables import BLANK
@@ -130,8 +130,8 @@ class Text(_Part):
         return [value] if isinstance(value, str) else value
 
 
-def _word(text: Any) -> str:
-    return " ".join(str(text).lower().split())
+def _word(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 class Labels(_Part):
@@ -150,15 +150,18 @@ class Labels(_Part):
 
     @field_validator("names", "open", mode="before")
     @classmethod
-    def _one_or_several(cls, value: Any) -> Any:
-        """Words without case and with single blanks; one observation or several, or `all`, or none."""
+    def _one_or_several(cls, value: Any, info: ValidationInfo) -> Any:
+        """Words without case and with single blanks; one observation or several, or none, or (open) `all`."""
         if not isinstance(value, Mapping):
             return value
-        found: dict[str, Any] = {}
+        found: dict[Any, Any] = {}
         for key, targets in value.items():
-            if targets is None or isinstance(targets, str):
-                targets = {None: [], "all": list(OBSERVATIONS)}.get(targets, [targets])
-            if found.setdefault(_word(key), targets) != targets:
+            if targets == "all" and info.field_name == "open":
+                targets = OBSERVATIONS
+            elif targets is None or isinstance(targets, str):
+                targets = [targets] if targets else []
+            word = _word(key) if isinstance(key, str) else key
+            if found.setdefault(word, targets) != targets:
                 raise ValueError(f"{str(key)!r} stands there twice, with different observations")
         return found
 
@@ -208,14 +211,30 @@ class Size(_Part):
     height: str
 
 
+def _encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except LookupError:
+        raise ValueError(f"{name!r} is no encoding") from None
+    return name
+
+
 class Join(_Part):
     """Columns of a second table, by one key: `key: {column here: column there}`, or one name for both."""
 
     table: str
-    key: dict[str, str]
+    key: dict[str, str]  # expressions: {"{MRN|8}": MRN}
+    columns: tuple[str, ...] = ()  # what is taken from this table; needed where another has a column of the same name
+    several: Literal["refuse", "first", "last", "join"] = "refuse"  # different rows of one key
     format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None
     separator: str | None = None
+    encoding: str = ""  # default: that of the main table
     optional: bool = False  # the file may be missing: its columns are blank then
+
+    @field_validator("encoding")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        return value and _encoding(value)
 
     @field_validator("key", mode="before")
     @classmethod
@@ -228,6 +247,11 @@ class Join(_Part):
         if len(value) != 1:
             raise ValueError("takes one column")
         return value
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """The expressions of the key in the main table and in this one."""
+        return next(iter(self.key.items()))
 
 
 class TableMapping(_Part):
@@ -268,11 +292,7 @@ class TableMapping(_Part):
     @field_validator("encoding")
     @classmethod
     def _exists(cls, value: str) -> str:
-        try:
-            "".encode(value)
-        except LookupError:
-            raise ValueError(f"{value!r} is no encoding") from None
-        return value
+        return _encoding(value)
 
     @model_validator(mode="after")
     def _sound(self) -> TableMapping:
@@ -280,6 +300,9 @@ class TableMapping(_Part):
             raise ValueError("without a table, image needs a glob")
         if self.table and self.image.glob and not self.image.name:
             raise ValueError("image.glob beside a table needs image.name: the expression that gives the file's name")
+        for join in self.join:
+            for _, through in names_of(join.keys[1]):
+                _known_filter("join.key", through)
         for key, name in self.column_names():
             if not self.table:
                 raise ValueError(f"{key} names the column {name!r}, but there is no table")
@@ -287,6 +310,8 @@ class TableMapping(_Part):
 
     def expressions(self) -> Iterator[tuple[str, str]]:
         """(key, expression) of all expressions."""
+        for join in self.join:
+            yield "join.key", join.keys[0]
         for i, row in enumerate(self.filters):
             yield f"filters.{i}.column", row.column
         for i, expression in enumerate(self.image.path):
@@ -319,19 +344,19 @@ class TableMapping(_Part):
         derived = [*FILE_NAMES, *groups, *DICOM_NAMES]
         for key, expression in self.expressions():
             for name, through in names_of(expression):
-                if through and through not in FILTERS and not through.isdigit():
-                    raise ValueError(
-                        f"{key}: no filter {through!r}; filters are {', '.join(FILTERS)} and a number of digits"
-                    )
+                _known_filter(key, through)
                 if name.startswith(("file.", "path.", "dicom.")):
                     if name not in derived:
                         raise ValueError(f"{key}: no name {name!r}{near(name, derived)}")
-                    if key.startswith(("image.", "filters.")):
+                    if key.startswith(("image.", "join.")):
                         raise ValueError(f"{key}: {name!r} is known only once the file is found")
                 else:
                     yield key, name
-        for row in self.join:
-            yield from (("join.key", name) for name in row.key)
+
+
+def _known_filter(key: str, through: str) -> None:
+    if through and through not in FILTERS and not through.isdigit():
+        raise ValueError(f"{key}: no filter {through!r}; filters are {', '.join(FILTERS)} and a number of digits")
 
 
 def names_of(expression: str) -> list[tuple[str, str]]:

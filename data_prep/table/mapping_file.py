@@ -19,19 +19,40 @@ class MappingError(SourceError):
     """A mapping file that cannot be used; the message names the file, the key and the remedy."""
 
 
+class _RepeatedKey(Exception):
+    """Two values under one key, of which YAML would take the last in silence."""
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if lines.setdefault((key.tag, key.value), line) != line:
+                    first = lines[key.tag, key.value]
+                    raise _RepeatedKey(f"the key {key.value!r} stands in lines {first} and {line}; only one can count")
+        return super().construct_mapping(node, deep)
+
+
+def mapping_path(where: Path | str) -> Path:
+    """The file at `where`, or the shipped one of that name. Raises MappingError where there is neither."""
+    path, shipped = Path(where), SHIPPED / f"{where}.yaml"
+    if path.is_file() or shipped.is_file():
+        return path if path.is_file() else shipped
+    known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
+    raise MappingError(f"{where}: no such mapping file; shipped ones are {known}")
+
+
 def load_mapping(where: Path | str) -> TableMapping:
     """The mapping file at `where`, or the shipped one of that name. Raises MappingError."""
-    path = Path(where)
-    if not path.is_file():
-        shipped = SHIPPED / f"{where}.yaml"
-        if not shipped.is_file():
-            known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.yaml")))
-            raise MappingError(f"{where}: no such mapping file; shipped ones are {known}")
-        path = shipped
+    path = mapping_path(where)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a safe one
     except (OSError, UnicodeDecodeError) as error:
         raise MappingError(f"{path}: cannot be read ({error})") from None
+    except _RepeatedKey as error:
+        raise MappingError(f"{path}: {error}") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise MappingError(f"{path}: not valid YAML ({error})") from None
     if not isinstance(tree, dict):

@@ -9,7 +9,6 @@ contradict each other about one image are all set aside.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,18 +19,26 @@ from data_prep.images import ImageError
 from data_prep.records import ImageRecord, Quarantine, SourceError
 from data_prep.sections import LAST_PARAGRAPH, clean_text, sections
 from data_prep.splits import share_of, split_by_hash
-from data_prep.table.images import Aside, Images, Lookup, expand
+from data_prep.table.expressions import Lookup, expand
+from data_prep.table.ids import Ids
+from data_prep.table.images import Aside, Images
 from data_prep.table.labels import labels_of
-from data_prep.table.mapping import TableMapping
+from data_prep.table.mapping import TableMapping, names_of
 from data_prep.table.mapping_file import load_mapping
-from data_prep.table.rows import Cells, TableRows, plain
-from data_prep.tables import MALFORMED, clean_id, number, open_text
+from data_prep.table.rows import CONTRADICTING, Cells, TableRows, plain
+from data_prep.tables import MALFORMED, number, open_text
 
 SPLIT_WORDS = {
     "train": "train", "training": "train", "validate": "validate", "validation": "validate", "valid": "validate",
     "val": "validate", "dev": "validate", "test": "test", "testing": "test",
 }  # fmt: skip
 TEXTS = ("findings", "impression", "indication", "history")
+# Of a DICOM file, unless a filter of the mapping says otherwise (PS3.3 C.7.3.1.1.1; DR is common, though no such term).
+# Left out beside CT and MR: RF (swallows and loops too), OT and SC (scanned paper too); a filter may take them in.
+RADIOGRAPHS = ("CR", "DX", "DR", "RG", "")
+FILTERED = "left out by a filter of the mapping"
+DUPLICATE = "duplicate row"
+KEPT = (FILTERED, DUPLICATE)  # nothing of the data set is missing for these
 
 
 def read(root: Path, quarantine: Quarantine, *, mapping: Path | str | None = None) -> Iterator[ImageRecord]:
@@ -53,24 +60,24 @@ def read(root: Path, quarantine: Quarantine, *, mapping: Path | str | None = Non
 def _records(
     plan: TableMapping, tables: TableRows | None, splits: _Splits, files: Images, quarantine: Quarantine
 ) -> Iterator[ImageRecord]:
-    contradicting = _contradicting(plan, tables, files) if tables else set()
+    context = _Context(plan, files)
+    contradicting = _contradicting(tables, context) if tables else set()
     seen: set[str] = set()
     for where, cells in tables.read(quarantine) if tables else files.rows():
-        row = _Row(plan, cells, files)
+        row = _Row(context, cells)
         try:
             image_id = row.image_id()
             if image_id in contradicting:
-                raise Aside("contradicting rows for one id", where)
-            if image_id in seen and tables is None:
-                raise Aside("second file of one image id", "the first one is used")
+                raise Aside(CONTRADICTING, where)
             if image_id in seen:
-                raise Aside("duplicate row", f"{where}; the first row is used")
+                raise Aside(DUPLICATE, f"{where}; the first row is used")
             seen.add(image_id)
             row.filter()
             yield row.record(image_id, splits)
         except Aside as aside:
             reason, detail = aside.args
-            quarantine.add(plan.source, reason, id=row.known_id, path=row.relative or None, detail=detail)
+            path = row.relative or None
+            quarantine.add(plan.source, reason, id=row.known_id, path=path, detail=detail, kept=reason in KEPT)
         except ImageError as error:  # of a DICOM header
             quarantine.add(plan.source, error.reason, id=row.known_id, path=row.relative or None, detail=error.detail)
         except ValueError as error:
@@ -79,38 +86,49 @@ def _records(
         for path in files.unnamed():
             quarantine.add(plan.source, "image file that no row names", path=path)
     for path in files.copies:
-        quarantine.add(plan.source, "second file of one image name", path=path)
+        quarantine.add(plan.source, "second file of one image name", path=path, kept=True)
 
 
-def _contradicting(plan: TableMapping, tables: TableRows, files: Images) -> set[str]:
+def _contradicting(tables: TableRows, context: _Context) -> set[str]:
     """The image ids whose rows differ. A pass of its own, so that memory holds a hash an image and no record."""
-    first: dict[str, bytes] = {}
+    first: dict[str, int] = {}
     differing: set[str] = set()
     for _, cells in tables.read(Quarantine()):
         try:
-            image_id = _Row(plan, cells, files).image_id()
+            image_id = _Row(context, cells).image_id()
         except (Aside, ValueError, ImageError):
             continue
-        digest = hashlib.sha256(repr(sorted(cells.items())).encode("utf-8", "backslashreplace")).digest()[:16]
+        digest = hash(tuple(cells.values()))
         if first.setdefault(image_id, digest) != digest:
             differing.add(image_id)
     return differing
 
 
 # ------------------------------------------------------------------------------------------------ one row
+class _Context:
+    """What the rows of one reading share."""
+
+    def __init__(self, plan: TableMapping, files: Images) -> None:
+        self.plan, self.files = plan, files
+        self.blank = frozenset(word.lower() for word in plan.blank)
+        self.images, self.studies, self.patients = Ids("image"), Ids("study"), Ids("patient")
+        named = [name for rule in plan.filters for name, _ in names_of(rule.column)]
+        self.radiographs_only = "dicom.modality" not in named
+
+
 class _Row:
     """One row and its image file, looked up name by name."""
 
-    def __init__(self, plan: TableMapping, cells: Cells, files: Images) -> None:
-        self.plan, self.cells, self.files = plan, cells, files
-        self.blank = {word.lower() for word in plan.blank}
+    def __init__(self, context: _Context, cells: Cells) -> None:
+        self.context, self.cells = context, cells
+        self.plan, self.files, self.blank = context.plan, context.files, context.blank
         self.known_id: str | None = None
         self.relative = ""
 
     def image_id(self) -> str:
         """The row's image id, after finding its file. Raises Aside, ValueError, ImageError."""
         self.relative = self.files.find(self.of_cell) if self.plan.table else self.cells[""]
-        self.known_id = _id(self.value(self.plan.ids.image), "image")
+        self.known_id = self.context.images.clean(self.value(self.plan.ids.image))
         return self.known_id
 
     def of_cell(self, name: str) -> str:
@@ -120,6 +138,8 @@ class _Row:
 
     def of_any(self, name: str) -> str:
         """A column, or one of the names with a dot."""
+        if "." not in name:
+            return self.of_cell(name)
         if name.startswith("dicom."):
             return str(getattr(self.files.header(self.relative), name.removeprefix("dicom.")))
         if name.startswith("file."):
@@ -137,17 +157,21 @@ class _Row:
 
     def filter(self) -> None:
         for rule in self.plan.filters:
-            word = expand(rule.column, self.of_cell).lower()
+            word = self.value(rule.column).lower()
             words = {text.lower() for text in rule.keep or rule.drop}
             if (word in words) != bool(rule.keep):
-                raise Aside("left out by a filter of the mapping", f"{rule.column}: {word[:40] or 'blank'}")
+                raise Aside(FILTERED, f"{rule.column}: {word[:40] or 'blank'}")
 
     def record(self, image_id: str, splits: _Splits) -> ImageRecord:
         plan = self.plan
         if not self.files.exists(self.relative):
             raise Aside("image file missing", "")
-        study = _id(self.value(plan.ids.study), "study") if plan.ids.study else image_id
-        patient = _id(self.value(plan.ids.patient), "patient")
+        if self.context.radiographs_only and self.files.is_dicom(self.relative):
+            modality = self.files.header(self.relative).modality.upper()
+            if modality not in RADIOGRAPHS:
+                raise Aside("not a radiograph", f"modality {modality[:16]}; a filter on dicom.modality may keep it")
+        study = self.context.studies.clean(self.value(plan.ids.study)) if plan.ids.study else image_id
+        patient = self.context.patients.clean(self.value(plan.ids.patient))
         texts = self.texts()
         if plan.text.required and texts["findings"] is None and texts["impression"] is None:
             raise Aside("report without findings and impression", f"study {study}")
@@ -190,14 +214,6 @@ class _Row:
 
     def _joined(self, expressions: tuple[str, ...], between: str) -> str:
         return between.join(text for text in map(self.value, expressions) if text)
-
-
-def _id(text: str, which: str) -> str:
-    """A clean id; characters that do not belong into one become "-". Raises ValueError for a blank one."""
-    try:
-        return clean_id(re.sub(r"[^\w.-]+", "-", text.strip()).strip("-."))
-    except ValueError as error:
-        raise ValueError(f"{which} id: {error}") from None
 
 
 # ------------------------------------------------------------------------------------------------ splits

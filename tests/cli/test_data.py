@@ -93,7 +93,7 @@ def test_build_tells_what_it_did(raw: Path, tmp_path: Path) -> None:
     assert "things were set aside; see" in message
     assert (tmp_path / "out" / "manifest.json").is_file()
     before = (tmp_path / "out" / "manifest.json").read_bytes()
-    assert "already holds a finished build" in refused(FAILED, *arguments, "--quality", 50)
+    assert "already holds a finished build" in refused(FAILED, *arguments, "--images-per-shard", 50)
     assert call(*arguments).exit_code == 0  # the same again: nothing to do
     assert (tmp_path / "out" / "manifest.json").read_bytes() == before
     result = call(*arguments, "--overwrite")

@@ -51,7 +51,8 @@ class Server:
     def fault(self, name: str, **faults: Any) -> None:
         """What happens to reads of the media of one file.
 
-        `fail`: answers 503; `cut`: half of the body, then closed; both count down. `pause`: s before each answer.
+        `fail`: answers 503; `cut`: half of the body, then closed; `hang`: no answer until all is forgotten; these
+        count down. `pause`: s before each answer.
         `stall`: requests after the first wait until it is false, for nothing. `then`: bytes that replace the object,
         as another generation, after the first answer.
         """
@@ -226,6 +227,11 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(faults.get("pause", 0))
         if faults.get("stall") and any(last == other for other, *_ in state.gets):
             while faults.get("stall"):
+                time.sleep(0.02)
+            self.close_connection = True
+            return
+        if state.count_down(last, "hang"):
+            while state.faults.get(last) is faults:
                 time.sleep(0.02)
             self.close_connection = True
             return

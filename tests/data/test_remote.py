@@ -132,6 +132,12 @@ def test_check_stats_and_show_take_a_url(
     whole = said("check", URL, "--jobs", "1")
     assert (whole["ok"], whole["images"], whole["studies"]) == (True, 14, 8)
     assert said("stats", URL)["splits"].keys() == {"train", "validate", "test"}
+    assert main.run(["data", "check", URL, "--fast"]) == 0
+    assert f"{URL}: 14 images" in capsys.readouterr().out
+    assert main.run(["data", "stats", URL, "--out", str(tmp_path / "stats.html")]) == 0
+    assert f"14 images of {URL}\n" in capsys.readouterr().out
+    assert main.run(["data", "check", "https://me:secret@host/x"]) == 1
+    assert "secret" not in "".join(capsys.readouterr())
     assert main.run(["data", "show", URL, "--out", str(tmp_path / "sheet.html"), "-n", "2"]) == 0
     assert "data:image" in (tmp_path / "sheet.html").read_text()
     assert s3.sent(".tar") == tars(folder)
@@ -287,6 +293,23 @@ def test_an_index_and_a_manifest_that_changed(server: int, folder: Path, s3: Pro
     put(server, "made", [manifest])
     with pytest.raises(ShardError, match=r"s3://films/made/manifest\.json: cannot be read"):
         ShardSet.open(URL, settings(tmp_path / "cache"))
+
+
+def test_an_index_and_a_manifest_that_are_far_too_large(
+    server: int, folder: Path, s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not fetched to be found too large."""
+    shards = ShardSet.open(URL, settings(tmp_path / "cache"))
+    index = tmp_path / "train-000000.index.json"
+    index.write_bytes(b"[" * 1_000_000)
+    put(server, "made", [index])
+    with pytest.raises(ShardError, match=r"train-000000\.index\.json: larger than it may be"):
+        shards.read("train", 0)
+    monkeypatch.setattr(remote, "MAX_MANIFEST_BYTES", 1000)
+    s3.gets.clear()
+    with pytest.raises(ShardError, match=r"manifest\.json: larger than it may be"):
+        ShardSet.open(URL, settings(tmp_path / "cache"))
+    assert not s3.sent(".json")
 
 
 def test_what_an_older_object_left_is_not_built_on(folder: Path, s3: Proxy, tmp_path: Path) -> None:

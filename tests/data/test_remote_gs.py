@@ -147,6 +147,21 @@ def test_a_server_that_fails_for_good(
     assert shards.read("train", 0).key == "train-000000-00000"
 
 
+def test_a_server_that_does_not_answer(
+    folder: Path, gs: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gcsfs by itself would wait for ever."""
+    monkeypatch.setattr(remote, "SILENCE", 0.3)
+    shards = ShardSet.open(URL, settings(tmp_path / "cache"))
+    gs.fault(TAR, hang=8)  # all six tries of gcsfs, and two more
+    found: list[bytes] = []
+    thread = threading.Thread(target=lambda: found.append(shards.read("train", 0).image), daemon=True)
+    thread.start()
+    thread.join(60)
+    gs.forget()
+    assert found == [ShardSet.open(folder).read("train", 0).image]
+
+
 def test_an_object_replaced_while_it_is_read(folder: Path, gs: Server, tmp_path: Path) -> None:
     """The first range is of one generation, those after it of the next."""
     data = (folder / TAR).read_bytes()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import aiohttp
 import fsspec
 import pytest
 
@@ -28,6 +29,8 @@ class Web(SimpleHTTPRequestHandler):
 
     asked: defaultdict[str, list[str]]  # method -> paths
     fail: defaultdict[str, int]  # method -> how many of the next requests for a tar get 503
+    hang: defaultdict[str, int]  # method -> how many of the next requests for a tar get no answer
+    over: threading.Event  # the end of the waiting
     closed = 0  # the status that all get who do not say who they are
 
     def do_GET(self) -> None:
@@ -35,6 +38,10 @@ class Web(SimpleHTTPRequestHandler):
         if self.path.endswith(".tar") and self.fail[self.command]:
             self.fail[self.command] -= 1
             self.send_error(503)
+        elif self.path.endswith(".tar") and self.hang[self.command]:
+            self.hang[self.command] -= 1
+            self.over.wait(60)
+            self.close_connection = True
         elif self.closed and self.headers.get("Authorization") != "Bearer of-the-test":
             self.send_error(self.closed)
         elif self.command == "HEAD":
@@ -60,7 +67,8 @@ def web(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Web]]:
     """Its address is `web.url`."""
 
     class Here(Web):
-        asked, fail = defaultdict(list), defaultdict(int)
+        asked, fail, hang = defaultdict(list), defaultdict(int), defaultdict(int)
+        over = threading.Event()
 
     monkeypatch.setattr(remote, "PAUSES", (0.01, 0.05))
     monkeypatch.setattr(remote, "CHUNK", 4096)
@@ -95,6 +103,20 @@ def test_a_server_that_is_down_for_a_while(folder: Path, web: type[Web], tmp_pat
     web.fail |= {"GET": 100, "HEAD": 100}
     with pytest.raises(ShardError, match=r"train-000000\.tar: 4 tries failed, the last with ClientResponseError: 503"):
         shards.read("train", 0)
+
+
+def test_a_server_that_does_not_answer(
+    folder: Path, web: type[Web], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up and asked again; fsspec's configuration has the last word on when."""
+    for number, limit in enumerate((None, aiohttp.ClientTimeout(total=0.3))):
+        monkeypatch.setattr(remote, "SILENCE", 0.3 if limit is None else 60.0)
+        monkeypatch.setitem(fsspec.config.conf, "http", {"client_kwargs": {"timeout": limit} if limit else {}})
+        shards = ShardSet.open(web.url, settings(tmp_path / str(number)))  # type: ignore[attr-defined]
+        web.hang |= {"GET": 2, "HEAD": 1}
+        assert everything(shards) == everything(ShardSet.open(folder))
+        assert (web.hang["GET"], web.hang["HEAD"]) == (0, 0)
+    web.over.set()
 
 
 def test_a_server_that_went_away(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,7 +194,7 @@ def test_places_off_the_image_and_off_the_screen(tmp_path):
     rows = [fixation(x=x, start=i, original=",") for i, x in enumerate(places)]
     reading, counts = one_reading(tmp_path, rows)
     assert reading.fixations[:, 2].tolist() == [i for i, kept in enumerate(places.values()) if kept]
-    assert counts == {"fixations dropped: off the image": 1}
+    assert counts == {"fixations dropped: off the image": 4}
     for path in tmp_path.glob("fixations.csv"):
         path.write_text(path.read_text().replace("X_ORIGINAL", "X_OTHER").replace("Y_ORIGINAL", "Y_OTHER"))
     (again,) = egd.read_gaze(tmp_path, Quarantine())["img-a"]

@@ -284,6 +284,16 @@ def test_any_text_gives_pieces_of_itself(text):
         " " * 400_000 + "FINDINGS:",
         "_" * 400_000 + "\n FINDINGS: a" + ",;:" * 100_000,
         "-" * 200_000 + " FINDINGS: a" + " ." * 100_000,
+        "Indication: " + "a. B" * 100_000 + ". PA views: " * 20_000,
+        "Indication: a. Findings: b " + "Impression: c. Findings: d " * 20_000,
+        "Findings: b " + "Findings: c " * 40_000,
+        "Indication: a" + "; The lungs" * 40_000,
+        "Indication: a\n\n" + "Please evaluate.\n\n" * 40_000 + "Impression: b",
+        "IMPRESSION: COMPARISON: " * 40_000,
+        "Clinical" + " " * 400_000 + "history:" + "Reason for " * 40_000,
+        "Indication: a. " + "No a, a, a, a " * 40_000,
+        "Indication" + " -" * 200_000,
+        "<p " + "a=b " * 100_000 + "&amp;" * 100_000 + "\\" * 200_000,
     ],
 )  # fmt: skip
 def test_time_grows_with_length_alone(text):
@@ -302,8 +312,8 @@ def test_any_bytes_are_read(data):
 
 def test_odd_characters():
     assert found("\x00 FINDINGS\x00: a\x00clear\x1b chest \U0001fac1 <br> 5 < 6 ||| [SEP]\f IMPRESSION: ok\x85") == {
-        "findings": "a clear chest \U0001fac1 <br> 5 < 6 ||| [SEP]", "impression": "ok",
+        "findings": "a clear chest \U0001fac1 5 < 6 ||| [SEP]", "impression": "ok",
     }  # fmt: skip
     assert found("<b>FINDINGS:</b> Clear.<p>IMPRESSION:</p> Normal.") == {
-        "findings": "</b> Clear.<p>", "impression": "</p> Normal.",
+        "findings": "Clear.", "impression": "Normal.",
     }  # fmt: skip

@@ -32,8 +32,8 @@ def test_gaze_stays_where_the_shape_is_the_same(tmp_path, stated, told, kept):
     other = record(tmp_path / "in", "b", "t", "q")
     quarantine = Quarantine()
     manifest = build([one, other], tmp_path / "out", quarantine=quarantine, image_size=32)
-    expected = {told: 1} if told else {}
-    assert manifest["quarantined"] == (expected if kept else {**expected, MISPLACED: 2})
+    assert manifest["quarantined"] == ({} if kept else {MISPLACED: 2})
+    assert manifest["noted"] == ({told: 1} if told else {})  # the image itself is kept
     assert manifest["totals"]["images"] == 2
     assert manifest["totals"]["by_split"]["train"]["gaze_images"] == bool(kept)
     rows = [json.loads(line) for line in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
@@ -65,6 +65,5 @@ def test_the_annotation_source_s_heat_maps_are_no_reason_to_fail(tmp_path):
     drawn = Reading("r", "x", (Sentence("a.", 0, 0),), np.zeros((0, 6), np.float32), (tmp_path / "no.jpg", None))
     one = replace(record(tmp_path / "in", "a", "s", "p", path=path), readings=(drawn,), size=(40, 60))
     manifest = build([one], tmp_path / "out", quarantine=Quarantine(), image_size=32)
-    assert manifest["quarantined"] == {
-        OTHER_SHAPE: 1, "heat map missing": 1, "reading without a usable heat map": 1,
-    }  # fmt: skip
+    assert manifest["quarantined"] == {"heat map missing": 1, "reading without a usable heat map": 1}
+    assert manifest["noted"] == {OTHER_SHAPE: 1}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from tests import forkserver
+
 STAGES = ("zero0", "zero1", "zero2", "zero3")
 TERMS = ("total", "contrastive", "disease", "gaze")
 LIMIT = 1e-5
@@ -26,29 +25,18 @@ def launch(
         port = str(free.getsockname()[1])
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        command = [
-            sys.executable,
-            "-m",
-            "tests.equality.worker",
-            str(out),
-            json.dumps(layouts),
-            json.dumps(terms),
-            wrong,
-        ]
         ranks = []
         for rank in range(world):
-            env = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": str(world)}
+            env = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "LOCAL_WORLD_SIZE": str(world)}
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             if world > 1 or layouts[0][0] != "ddp":
                 env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-            log = (Path(folder) / f"{rank}.log").open("w")
-            ranks.append(subprocess.Popen(command, env=env, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT))
+            ranks.append(forkserver.Run("tests.equality.worker:main", str(out), layouts, terms, wrong, env=env))
         try:
-            codes = [p.wait(timeout) for p in ranks]
+            codes = [rank.wait(timeout) for rank in ranks]
         finally:
-            for p in ranks:
-                p.kill()
-        logs = [(Path(folder) / f"{rank}.log").read_text() for rank in range(world)]
+            for rank in ranks:
+                rank.kill()
         if any(codes):
-            raise RuntimeError(f"exit codes {codes}\n" + "\n".join(text[-3000:] for text in logs))
+            raise RuntimeError(f"exit codes {codes}\n" + "\n".join(rank.output[-3000:] for rank in ranks))
         return json.loads(out.read_text())

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cogaze.cli.data import summary
+from cogaze.cli.data import origin, summary
 from cogaze.cli.errors import UsageError
 from cogaze.cli.options import CORES, Jobs, here
 from cogaze.cli.progress import progress_bar
@@ -17,7 +17,7 @@ from cogaze.cli.progress import progress_bar
 
 def command(
     source: Annotated[
-        str, typer.Option(help="mimic-cxr, mimic-eye, iu-xray, cogaze-annotations or table", show_default=False)
+        str, typer.Option(help="mimic-cxr, mimic-eye, cogaze-annotations, iu-xray or table", show_default=False)
     ],
     root: Annotated[Path, typer.Option(help="where the raw data set lies", parser=here, show_default=False)],
     out: Annotated[Path, typer.Option(help="new or empty folder for the shards", parser=here, show_default=False)],
@@ -84,7 +84,7 @@ def command(
     ] = None,
     image_size: Annotated[int, typer.Option(help="shortest side of the stored images, px")] = 518,
     image_format: Annotated[Literal["jpg", "png"], typer.Option("--format", help="png is lossless")] = "jpg",
-    quality: Annotated[int, typer.Option(help="JPEG quality")] = 95,
+    quality: Annotated[int | None, typer.Option(help="JPEG quality", show_default="95")] = None,
     dicom_grey: Annotated[
         Literal["window", "minmax-equalized"],
         typer.Option(help="how DICOM pixels become grey: as displayed, or as the JPEGs of MIMIC-CXR-JPG were made"),
@@ -99,7 +99,9 @@ def command(
         Path | None, typer.Option(help="the secret for --hash-ids", show_default="the variable COGAZE_SALT")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a finished build")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="exit 1 if anything had to be set aside")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="exit 1 if anything was set aside, or image files changed since a build")
+    ] = False,
 ) -> None:
     """Turn a raw data set into shards; what cannot be used is set aside in quarantine.jsonl with its reason.
 
@@ -118,6 +120,7 @@ def command(
 
       cogaze data build --source mimic-cxr --root raw/mimic --out shards/mimic --part 3/8
     """
+    from data_prep.build import Changed
     from data_prep.build import build as build_shards
     from data_prep.records import Quarantine
     from data_prep.shards.pseudonyms import read_salt
@@ -143,16 +146,26 @@ def command(
     for option, value in (("--chexbert", chexbert), ("--chexbert-tokenizer", chexbert_tokenizer)):
         if value is not None and fill_labels != "chexbert":
             raise UsageError(f"{option} is for --fill-labels chexbert")
+    if quality is not None and image_format != "jpg":
+        raise UsageError("--quality is for --format jpg")
     if salt_file is not None and not hash_ids:
         raise UsageError("--salt-file is for --hash-ids")
     salt = read_salt(salt_file) if hash_ids else None
-    quarantine = Quarantine()
-    parts = _parts(source, root, options)
+    found = origin.folders(source, root, options)
+    quarantine = Quarantine(root, *found.values())
+    parts = origin.parts(source, found, options)
     records = SOURCES[source](root, quarantine, **options)
+    origin.refuse_idle_options(source, root, found, options)
+    filling: dict[str, Any] = {"fill_labels": fill_labels}
     if fill_labels is not None:
         from data_prep.labels.fill import fill_labels as fill
 
-        records = fill(records, fill_labels, weights=chexbert, tokenizer=chexbert_tokenizer)
+        records = fill(records, fill_labels, weights=chexbert, tokenizer=chexbert_tokenizer, quarantine=quarantine)
+    if fill_labels == "chexbert":
+        from cogaze.chexbert import TOKENIZER
+
+        filling |= {"chexbert": chexbert, "chexbert_tokenizer": Path(chexbert_tokenizer or TOKENIZER).name}
+    changed = Changed()
     with progress_bar("building", "images") as progress:
         done = build_shards(
             records,
@@ -160,15 +173,17 @@ def command(
             quarantine=quarantine,
             image_size=image_size,
             image_format=image_format,
-            quality=quality,
+            quality=95 if quality is None else quality,
             dicom_grey=dicom_grey,
             images_per_shard=images_per_shard,
             jobs=jobs,
             overwrite=overwrite,
-            phantom=any((folder / "PHANTOM.json").is_file() for folder in (root, root.resolve().parent)),
+            phantom=origin.is_phantom(source, found),
             parts=parts,
+            made_with=origin.made_with(SOURCES[source], root, options, filling, hash_ids),
             salt=salt,
             part=slices,
+            changed=changed,
             progress=progress,
         )
     if slices[1] > 1:
@@ -176,8 +191,9 @@ def command(
             f"{out}: part {part} done, {done['images']:,} images in {done['shards']:,} shards ({done['kept']:,} images "
             f"were there); when all parts are done: cogaze data merge {out}"
         )
+        summary.say_changed(changed)
     else:
-        summary.say(out, done, strict)
+        summary.say(out, done, strict, changed)
 
 
 def _slices(part: str | None) -> tuple[int, int]:
@@ -195,17 +211,3 @@ def _need_folder(path: Path, option: str) -> None:
         raise UsageError(f"{option} {path}: {'is not a folder' if path.exists() else 'no such folder'}")
     if next(path.iterdir(), None) is None:
         raise UsageError(f"{option} {path}: the folder is empty")
-
-
-def _parts(source: str, root: Path, options: dict[str, Any]) -> dict[str, bool]:
-    """Which optional parts of the source are there, told to the user and kept in the manifest."""
-    if source != "mimic-cxr":
-        return {}
-    from data_prep.mimic_cxr import discover
-
-    found = discover(root)
-    parts = {name: name in found or name in options for name in ("reports", "reflacx", "egd")}
-    missing = [name for name, there in parts.items() if not there]
-    there = ", ".join(name for name in parts if parts[name]) or "none"
-    typer.echo(f"optional parts found: {there}" + (f"; not found: {', '.join(missing)}" if missing else ""), err=True)
-    return parts

@@ -40,10 +40,12 @@ def command(
 
       cogaze data check shards/mimic --deep --strict --jobs 16 --json > faults.json
     """
+    from cogaze.data.remote import as_url
     from data_prep.check import check as check_shards
 
     if fast and deep:
         raise UsageError("--fast and --deep: give one of them")
+    place = as_url(folder) or folder  # a Path of a URL has lost a slash
     with progress_bar("checking", "shards", quiet=as_json) as progress:
         report = check_shards(folder, jobs, progress, "fast" if fast else "deep" if deep else "standard")
     if as_json:
@@ -53,7 +55,7 @@ def command(
             typer.echo(line)
         counted = f"{report['images']:,} images of {report['studies']:,} studies in {report['shards']:,} shards"
         warnings = len(report["warnings"]) + report["warnings_left_out"]
-        typer.echo(f"{folder}: {counted}, {_number(len(report['faults']), 'fault')}, {_number(warnings, 'warning')}")
+        typer.echo(f"{place}: {counted}, {_number(len(report['faults']), 'fault')}, {_number(warnings, 'warning')}")
     if not report["ok"] or (strict and report["warnings"]):
         raise typer.Exit(1)
 

@@ -39,6 +39,7 @@ def command(
     """
     from rich.console import Console
 
+    from cogaze.data.remote import as_url
     from cogaze.data.shards import ShardSet
     from data_prep.stats import gather, tables
     from data_prep.stats.page import make_room, write_page
@@ -50,7 +51,7 @@ def command(
         found = gather(ShardSet.open([folder]), progress, count_tokens, pixels)
     if out is not None:
         write_page(found, out, max_tokens if tokenizer else None)
-        typer.echo(f"{out}: {found.totals.as_dict()['images']:,} images of {folder}", err=as_json)
+        typer.echo(f"{out}: {found.totals.as_dict()['images']:,} images of {as_url(folder) or folder}", err=as_json)
     if as_json:
         typer.echo(json.dumps(found.as_report(), ensure_ascii=False))
     elif out is None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cogaze.evaluate import EvaluationError
+from cogaze.headers import no_column
 
 if TYPE_CHECKING:
     from cogaze.data.shards import ShardSet
@@ -132,9 +133,7 @@ def _rows(path: Path, key: str, column: str, option: str) -> Iterable[tuple[str,
     table.columns = [str(name).strip() for name in table.columns]
     for wanted, named_by in ((key, "--id"), (column, option)):
         if wanted not in table.columns:
-            raise EvaluationError(
-                f"{path} has no column {wanted!r} ({named_by}); it has {', '.join(map(repr, table.columns))}"
-            )
+            raise EvaluationError(f"{path}: {no_column(wanted, list(table.columns), f' ({named_by})')}")
     for study, text in zip(table[key], table[column], strict=True):
         yield _plain(study), text if isinstance(text, str) else ""
 

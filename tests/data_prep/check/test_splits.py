@@ -50,6 +50,21 @@ def test_leak_and_double(folder: Path) -> None:
     assert any(line.startswith(f"{key}: its study also stands in train-000000") for line in faults(folder))
 
 
+def test_patient_ids_that_differ_in_zeros(folder: Path) -> None:
+    """A spreadsheet takes the zeros of a number, and the same patient looks like another."""
+    keys = {
+        (shard, row): rewrite_json(folder, lambda meta, id=spelled: meta.update(patient_id=id), row=row, shard=shard)
+        for shard, row, spelled in (("train", 0, "0042"), ("train", 7, "42"), ("test", 0, "42.0"), ("test", 1, "42.0"))
+    }
+    lines = [(row["key"], row["warning"], row["detail"]) for row in check(folder)["warnings"]]
+    first = keys["train", 0]
+    assert (keys["train", 7], "patient ids that differ in zeros", f"that of {first}") in lines
+    assert [line for line in lines if "two splits" in line[1]] == [
+        (keys["test", 0], "patient ids that differ in zeros, in two splits", f"train, {first}")
+    ]
+    assert not [fault for fault in faults(folder) if "also in split" in fault]
+
+
 def sample_json(folder: Path, split: str) -> bytes:
     return json.dumps(ShardSet.open(folder).read_meta(split, 0)).encode()
 

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cogaze.observations import OBSERVATIONS
-from data_prep.labels.rules import PHRASES, clauses, label_report
+from data_prep.labels.phrases import PHRASES
+from data_prep.labels.rules import label_report
+from data_prep.labels.sentences import clauses, sentences
 from data_prep.records import Quarantine
 from data_prep.sources import SOURCES
 from tests.label_agreement import agreement, f1

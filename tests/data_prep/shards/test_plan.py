@@ -156,19 +156,25 @@ def test_contradictions_are_set_aside() -> None:
         row("e", "s6", "p6"),
         row("e", "s7", "p7", source="other"),
         row("f", "s8", "leaks", source="other"),  # another source's patient of that name is another patient
+        row("g", "s9", "0042", "train"),
+        row("h", "s10", "42", "test"),
+        row("i", "s11", "42.0", "train"),
+        row("j", "s12", "042", "train", source="other"),  # in one split it does no harm
+        row("k", "s13", "42", "train", source="other"),
     ]
     found = planned(made)
     kept = {(row.source, row.study_id) for _, rows in found.shards for row in rows}
-    assert kept == {("made", "s5"), ("other", "s7"), ("other", "s8")}
+    assert kept == {("made", "s5"), ("other", "s7"), ("other", "s8"), ("other", "s12"), ("other", "s13")}
     assert [(row["id"], row["reason"], row.get("detail", "")) for row in found.aside] == [
         ("a", "patient in two splits", "test, train"),
         ("b", "patient in two splits", "test, train"),
         ("c", "study of two patients", ""),
         ("d", "study of two patients", ""),
         ("e", "image listed twice", ""),
+        *((name, "patient in two splits, under ids that differ in zeros", "test, train") for name in "ghi"),
     ]
-    assert {row["path"] for row in found.aside} == {f"{name}.png" for name in "abcde"}
-    assert [(row["name"], row["images"]) for row in found.sources] == [("made", 1), ("other", 2)]
+    assert {row["path"] for row in found.aside} == {f"{name}.png" for name in "abcdeghi"}
+    assert [(row["name"], row["images"]) for row in found.sources] == [("made", 1), ("other", 4)]
 
 
 def test_digests_stand_for_everything_but_the_place_of_the_files() -> None:

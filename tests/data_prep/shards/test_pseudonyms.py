@@ -74,6 +74,16 @@ def test_no_name_of_the_source_is_left(made: list[ImageRecord], salt: bytes, tmp
     assert malformed["path"].endswith(".csv")
 
 
+def test_a_patient_whose_number_lost_its_zeros_is_hashed_as_one(tmp_path: Path, salt: bytes) -> None:
+    """Hashes of two spellings would hide from plan and check that they are one patient."""
+    made = [record(tmp_path, f"i{i}", f"s{i}", spelled, split) for i, (spelled, split) in enumerate(
+        [("0042", "train"), ("42", "train"), ("42.0", "train"), ("7", "train"), ("007", "test")]
+    )]  # fmt: skip
+    manifest = build(made, tmp_path / "out", image_size=IMAGE_SIZE, salt=salt)
+    assert manifest["quarantined"] == {"patient in two splits": 2}
+    assert len({meta["patient_id"] for meta in metas(tmp_path / "out")}) == 1
+
+
 def test_what_belongs_together_stays_together(made: list[ImageRecord], salt: bytes, tmp_path: Path) -> None:
     plain, hashed = tmp_path / "plain", tmp_path / "hashed"
     for out, key in ((plain, None), (hashed, salt)):

@@ -87,6 +87,11 @@ def test_names_of_expressions():
         ({"filters": [{"column": "a"}]}, "give either keep or drop"),
         ({"join": [{"table": "b.csv", "key": {"a": "b", "c": "d"}}]}, "takes one column"),
         ({"labels": {"column": "l", "names": {True: "Edema"}}}, "put the word in quotes"),
+        ({"labels": {"column": "l", "names": {"x": []}, "open": {"y": "Efusion"}}}, "'Efusion' is not an observation"),
+        ({"labels": {"column": "l", "names": {"x": "all"}}}, "'all' is not an observation"),  # of `open` alone
+        ({"labels": {"column": "l", "names": {"a  b": "Edema", "A b": []}}}, "stands there twice, with different"),
+        ({"labels": {"column": "l", "names": {"x": []}, "others": "ignore"}}, "Input should be 'refuse' or 'unknown'"),
+        ({"labels": {"columns": {"Edema": "e"}, "void": ["x"]}}, "go with column"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named_with_a_remedy(tmp_path, changes, words):

@@ -180,14 +180,14 @@ def test_hashed_splits_are_stable_patient_disjoint_and_of_the_asked_size(tmp_pat
 
 
 def test_odd_characters_in_reports(tmp_path):
-    """Control characters become blanks; markup, formulas, emoji and other scripts are text; stray bytes are U+FFFD."""
+    """Control characters become blanks, tags go; formulas, emoji, other scripts are text; stray bytes are U+FFFD."""
     root = export(tmp_path, "")
     report = "FINDINGS: a\x0bclear\x1b chest <b>5 < 6</b> =cmd()|'x' \u2028\U0001fac1 \u0633\u0644\u06cc\u0645 [SEP]"
     rows = f'file,study,mrn,r,h\na.png,1,1,"{report}\nIMPRESSION: ok\x85",___ XXXX .\nb.png,2,2,caf\udce9 au lait,\n'
     (root / "t.csv").write_bytes(rows.encode("utf-8", "surrogateescape").replace(b"clear", b"cl\0ear"))
     first, second = read(root, text={"report": "r", "history": "h"})[0]
     assert (first.findings, first.impression, first.history) == (
-        "a clear chest <b>5 < 6</b> =cmd()|'x' \U0001fac1 \u0633\u0644\u06cc\u0645 [SEP]", "ok", None,
+        "a clear chest 5 < 6 =cmd()|'x' \U0001fac1 \u0633\u0644\u06cc\u0645 [SEP]", "ok", None,
     )  # fmt: skip
     assert second.findings == "caf\ufffd au lait"
     again = read(root, encoding="cp1252", text={"report": "r"})[0][1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cogaze.observations import OBSERVATIONS
 from data_prep import table
 from data_prep.build import build
 from data_prep.records import Quarantine
@@ -78,31 +79,67 @@ def test_padchest(tmp_path):
     lines = [
         "0,1_a.png,0,20140101,s1,p1,POSTEROANTERIOR,PA,sin hallazg .,['normal']",
         "1,1_b.png,0,20140101,s1,p1,LATERAL,L,sin hallazg .,['normal']",
-        "2,2_a.png,17,20140102,s2,p2,,AP_horizontal,derram pleural .,\"['pleural effusion', 'NSG tube', 'loc left']\"",
+        "2,2_a.png,17,20140102,s2,p2,,AP_horizontal,derram pleural .,\"['pleural effusion', 'NSG tube', '']\"",
         "3,3_a.png,17,20140102,s3,p3,,COSTAL,fractur .,['rib fracture']",
         "4,4_a.png,17,20140102,s4,p4,,PA,sin cambi .,['unchanged']",
         "5,5_a.png,17,20140102,s5,p5,,PA,,",
+        "6,6_a.png,17,20140102,s6,p6,,PA,sin hallazg .,\"['exclude', 'normal']\"",
     ]
     name = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
     (tmp_path / name).write_text("\n".join([header, *lines]) + "\n")
-    for path in ("0/1_a.png", "0/1_b.png", "17/2_a.png", "17/3_a.png", "images/4_a.png", "17/5_a.png"):
+    for path in ("0/1_a.png", "0/1_b.png", "17/2_a.png", "17/3_a.png", "images/4_a.png", "17/5_a.png", "17/6_a.png"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         Image.fromarray(ramp(0, 4095, 40, 50)).save(tmp_path / path)
     quarantine = Quarantine()
     records = list(table.read(tmp_path, quarantine, mapping="padchest"))
     assert [(r.image_id, r.view, r.study_id, r.patient_id) for r in records] == [
         ("1_a", "PA", "s1", "p1"), ("1_b", "LATERAL", "s1", "p1"), ("2_a", "AP", "s2", "p2"), ("4_a", "PA", "s4", "p4"),
+        ("6_a", "PA", "s6", "p6"),
     ]  # fmt: skip
-    assert records[0].labels["No Finding"] == 1
-    assert records[0].labels["Pleural Effusion"] == 0
-    assert "Lung Opacity" not in records[0].labels
+    assert records[0].labels == {name: int(name == "No Finding") for name in OBSERVATIONS}
     assert {name for name, value in records[2].labels.items() if value} == {"Pleural Effusion", "Support Devices"}
-    assert records[3].labels == {}
+    assert (records[2].label_source, records[3].label_source) == ("padchest", None)
+    assert records[3].labels == records[4].labels == {}
     assert records[2].findings == "derram pleural."
     assert sorted(reasons(quarantine)) == [
         ("3_a", "left out by a filter of the mapping"),
         ("5_a", "report without findings and impression"),
     ]
+
+
+def test_nih_with_the_official_lists(tmp_path):
+    """test_list.txt is the test, an eighth of the patients of train_val_list.txt validates, and nobody is in two."""
+    names = {number: [f"{number:08d}_{image:03d}.png" for image in range(2)] for number in range(1, 401)}
+    train, test = (
+        [name for number, images in names.items() if (number % 4 == 0) == last for name in images]
+        for last in (False, True)
+    )
+    (tmp_path / "train_val_list.txt").write_text("\n".join(train))
+    (tmp_path / "test_list.txt").write_text("\n".join(test) + "\n")
+    (tmp_path / "Data_Entry_2017_v2020.csv").write_text(
+        "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,View Position\n"
+        + "".join(f"{name},Effusion|Mass,{int(name[9:12])},{int(name[:8])},50,PA\n" for name in train + test)
+    )
+    folder = tmp_path / "images_001" / "images"
+    folder.mkdir(parents=True)
+    for name in train + test:
+        (folder / name).touch()
+    quarantine = Quarantine()
+    records = list(table.read(tmp_path, quarantine, mapping="nih_chestxray14"))
+    assert quarantine.rows == []
+    assert [(r.image_id, r.study_id, r.patient_id, r.view) for r in records[:2]] == [
+        ("00000001_000", "00000001_000", "00000001", "PA"), ("00000001_001", "00000001_001", "00000001", "PA"),
+    ]  # fmt: skip
+    assert {r.path.name for r in records if r.split == "test"} == set(test)
+    validating = {r.patient_id for r in records if r.split == "validate"}
+    assert not validating & {r.patient_id for r in records if r.split == "train"}
+    # 300 patients train or validate: 37.5 expected, with a deviation of 5.7
+    assert 20 < len(validating) < 55
+    # `printf nih_chestxray14/0/10 | sha256sum` begins with 1a, of 1 with cf, of 4 with 08; an eighth is 20
+    of = {int(r.patient_id): r.split for r in records}
+    assert (of[10], of[1], of[4]) == ("validate", "train", "test")
+    assert records[0].labels["Pleural Effusion"] == records[0].labels["Lung Lesion"] == 1
+    assert records[0].labels["Pleural Other"] == 0
 
 
 # ------------------------------------------------------------------------------------------------ real collections
@@ -131,7 +168,7 @@ def test_the_real_covid_collection():
         assert record.findings
         assert (record.labels.get("Pneumonia") == 1) == (row["finding"] not in ("todo", "ARDS", "No Finding"))
         assert (record.labels.get("No Finding") == 1) == (row["finding"] == "No Finding")
-        assert (not record.labels) == (row["finding"] == "todo")
+        assert (not record.labels) == (row["finding"] in ("todo", "ARDS"))
 
 
 @real("mhh_covid19")
@@ -166,5 +203,5 @@ def test_the_real_nih_sample():
         row = rows[record.path.name]
         assert record.study_id == f"{int(row['Patient ID']):08d}_{int(row['Follow-up #']):03d}"
         assert (record.labels["Pleural Effusion"] == 1) == ("Effusion" in row["Finding Labels"].split("|"))
-        assert (record.labels["No Finding"] == 1) == (row["Finding Labels"] == "No Finding")
+        assert (record.labels.get("No Finding") == 1) == (row["Finding Labels"] == "No Finding")
         assert not set(meta_of(record, UNSEEN)["labels"]) - set(record.labels)
