@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_prep.fixations import DROPPED, Fixation, fixation_array, report_counts
+from data_prep.fixations import DROPPED, NOT_SECONDS, Fixation, fixation_array, in_seconds, report_counts
 from data_prep.records import Quarantine, Reading, Sentence, SourceError
 from data_prep.tables import MALFORMED, clean_id, find_table, keyed, number, require_table, rows
 from data_prep.transcripts import Phrase, sentences
@@ -170,7 +170,11 @@ def _reading(
     if len(sessions) > 1:  # the clock starts anew with each session, and there is one transcript
         quarantine.add(SOURCE, "several sessions for one transcript", id=name, detail=", ".join(sorted(sessions)))
         return None
-    array = fixation_array(next(iter(sessions.values()), []), counts)
+    found = next(iter(sessions.values()), [])
+    if not in_seconds(found):
+        quarantine.add(SOURCE, NOT_SECONDS, id=name)
+        return None
+    array = fixation_array(found, counts)
     if not len(array):
         quarantine.add(SOURCE, "reading without a usable fixation", id=name)
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Collection
 from html.entities import name2codepoint
 
 # Tags that end a line of text, and tags that change nothing but its look.
@@ -19,6 +20,19 @@ TAG = re.compile(rf"</?(?:({TAGS})|{INLINE})(?:{ATTRIBUTE})*\s*/?>", re.IGNORECA
 ENTITY = re.compile(r"&(?:amp;)*(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z]{2,8}[0-9]{0,2});")
 # "\r" before a small letter is a word ("left\right"), "\n" hardly ever.
 SPELT_BREAK = re.compile(r"(?:\\{1,2}r)?\\{1,2}n|\\{1,2}r(?![a-z])")
+
+
+class Visible(dict[int, int]):
+    """For str.translate, filled as it is used: what cannot be printed becomes a blank, unless it is in `kept`."""
+
+    def __init__(self, kept: Collection[str] = ()) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def __missing__(self, code: int) -> int:
+        character = chr(code)
+        self[code] = code if character.isprintable() or character in self.kept else ord(" ")
+        return self[code]
 
 
 def unmarked(text: str) -> str:

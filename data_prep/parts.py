@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from data_prep.headers import (
+    ASKS,
     CONTEXT,
     CORE,
     DESCRIBES,
@@ -20,7 +21,7 @@ from data_prep.headers import (
     TELLING_WORDS,
     VIEW_NAME,
 )
-from data_prep.markup import unmarked
+from data_prep.markup import Visible, unmarked
 
 STOP = re.compile(r"[.;!?]\s+")  # after it a header may begin in the middle of a context line
 SEPARATOR = re.compile(r"\s*_{10,}\s*")
@@ -30,6 +31,7 @@ HEADER = re.compile(r"\s*([A-Za-z][A-Za-z0-9 ()/,&'.#-]{1,60}?)\s*:(.*)")
 DASHED = re.compile(r"(\s*[A-Z][A-Za-z/& ]{4,30}?)\s+[-\u2013\u2014]+\s+(?=\S)")
 COMMENTS = ("wet", "add", "prelim", "prov", "pfi")  # how headers of what comments on a report begin
 BREAKS = frozenset("\n\r\f\v\x1c\x1d\x1e\x85\u2028\u2029")  # where str.splitlines cuts
+VISIBLE = Visible(BREAKS)
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Part:
 def parts_of(text: str) -> list[Part]:
     """The report cut at its headers, in order. Never raises."""
     text = unmarked(text)
-    text = "".join(c if c.isprintable() or c in BREAKS else " " for c in text)  # a NUL must not hide a header
+    text = text.translate(VISIBLE)  # a NUL must not hide a header
     parts = [Part("preamble")]
     headed: set[str] = set()  # sections that had a header in capitals
     finished = True  # whether the line above ends a sentence or is a header, so that a lower-case header may follow
@@ -97,15 +99,17 @@ def _line_header(line: str, part: Part, finished: bool, headed: set[str]) -> tup
     match = HEADER.match(line)
     dashed = DASHED.match(line)
     if dashed and _plain(dashed[1]) in CORE and (match is None or dashed.end() < match.start(2)):
-        return HEADERS[_plain(dashed[1])], _plain(dashed[1]), line[dashed.end() :]
+        bare = _plain(dashed[1])
+        if dashed[1].isupper() or in_context or (HEADERS[bare] in TELLING and HEADERS[bare] not in headed):
+            return HEADERS[bare], bare, line[dashed.end() :]
     if match is None:
         return nothing
     raw, rest = " ".join(match.group(1).split()), match.group(2)
     name, capitals = _plain(raw), raw.isupper()
     section = HEADERS.get(name)
     if section is not None and not capitals:
-        if section in TELLING and section in headed and not in_context:
-            return nothing  # "Findings: discussed with ..." below an IMPRESSION
+        if section in TELLING and section in headed and (not in_context or part.name == "other"):
+            return nothing  # "Findings: discussed with ..." below an IMPRESSION or a NOTIFICATION
         concludes = section == "impression" and finished and section not in headed  # "Opinion: ..."
         loose = part.is_open or part.name == "preamble" or concludes
         begins = name in CORE or loose if raw[0].isupper() else name in CORE and finished
@@ -142,7 +146,7 @@ def _is_view(raw: str, rest: str, part: Part) -> bool:
     name = raw.lower()
     if not part.is_open or not raw[0].isupper() or not VIEW_NAME.search(name) or NO_VIEW.search(name):
         return False
-    return part.name in {"indication", "history"} or DESCRIBES.search(rest) is not None
+    return not ASKS.search(rest) and (part.name in {"indication", "history"} or DESCRIBES.search(rest) is not None)
 
 
 def _plain(name: str) -> str:
@@ -174,7 +178,7 @@ def _opens_inside(line: str, start: int, match: re.Match[str], section: str, par
         expected = part.is_open or (current == "preamble" and section in {"indication", "history"})
         return expected and not same and any(c.isalnum() for c in line[start : match.start()])
     if in_context:
-        return True
+        return current != "other" or section not in headed
     before = match.start() - 1
     while before >= start and line[before].isspace():
         before -= 1

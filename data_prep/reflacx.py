@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.fixations import DROPPED, Fixation, fixation_array, report_counts
+from data_prep.fixations import DROPPED, NOT_SECONDS, Fixation, fixation_array, in_seconds, report_counts
 from data_prep.records import Quarantine, Reading, SourceError
 from data_prep.samples import Box, Look, fixations_of
 from data_prep.tables import MALFORMED, clean_id, find_table, keyed, number, rows, truth
@@ -117,11 +117,15 @@ def _reading(folder: Path, name: str, meta: _Meta, quarantine: Quarantine, count
         return None
     try:
         looks = fixations_of(_looks(table, quarantine)) if samples else _looks(table, quarantine)
-        array = fixation_array(_fixations(looks, meta, counts), counts)
+        found = list(_fixations(looks, meta, counts))
         spoken, untimed = sentences(_words(words, quarantine))
     except SourceError as error:
         quarantine.add(SOURCE, "unreadable gaze table", id=name, detail=str(error))
         return None
+    if not in_seconds(found):
+        quarantine.add(SOURCE, NOT_SECONDS, id=name, path=table)
+        return None
+    array = fixation_array(found, counts)
     if untimed:
         detail = f"{untimed} left out of the reading"
         quarantine.add(SOURCE, "sentences without times", id=name, detail=detail, count=untimed)

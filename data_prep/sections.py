@@ -31,9 +31,10 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import lru_cache
 
 from data_prep.headers import ANATOMY, ASKS, CLINICAL, CONTEXT, DESCRIBES, IMAGES, SECTIONS, STATES, TELLING
-from data_prep.markup import unmarked
+from data_prep.markup import Visible, unmarked
 from data_prep.parts import Part, parts_of
 
 LAST_PARAGRAPH = "last_paragraph"
@@ -41,6 +42,8 @@ MIN_UNHEADED = 12  # words; or two sentences
 SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 # Words removed by de-identification: `___` in MIMIC-CXR, `XXXX` in the Indiana collection, with hyphens they hang on.
 REMOVED_WORD = re.compile(r"-?(?:_{2,}|X{4,})-?")
+REPEATED_MARK = re.compile(r"[,;:]+(?=[.;:,])")
+VISIBLE = Visible()
 
 
 def sections(text: str) -> dict[str, str | None]:
@@ -95,14 +98,17 @@ def clean_text(text: str | None) -> str | None:
     return None if text is None else _tidy(unmarked(text))
 
 
+@lru_cache(maxsize=64)  # each text of a report is asked for several times
 def _tidy(text: str) -> str | None:
     """As clean_text, of text that is `unmarked` already."""
-    text = REMOVED_WORD.sub(" ", text)
+    if "__" in text or "XXXX" in text:
+        text = REMOVED_WORD.sub(" ", text)
     if not text.isprintable():
-        text = "".join(c if c.isprintable() else " " for c in text)
+        text = text.translate(VISIBLE)
     text = " ".join(text.split())
-    text = re.sub(r" +([.,;:?!])", r"\1", text)  # the blank that a removed word leaves before punctuation
-    text = re.sub(r"[,;:]+(?=[.;:,])", "", text).lstrip(".,;: ").rstrip(",;: ")
+    for mark in ".,;:?!":  # the blank that a removed word leaves before punctuation
+        text = text.replace(f" {mark}", mark)
+    text = REPEATED_MARK.sub("", text).lstrip(".,;: ").rstrip(",;: ")
     return text if any(c.isalnum() for c in text) else None
 
 

@@ -24,15 +24,14 @@ def holds_rows(cells: Sequence[str], separator: str, spaced: bool) -> bool:
     """
     if len(cells) < 2:
         return False
-    return any("\n" in cell or "\r" in cell for cell in cells) and any(
-        _lines_are_rows(cells, place, separator, spaced) for place in range(len(cells))
+    return any(
+        separator in cell and ("\n" in cell or "\r" in cell) and _lines_are_rows(cells, place, separator, spaced)
+        for place, cell in enumerate(cells)
     )
 
 
 def _lines_are_rows(cells: Sequence[str], place: int, separator: str, spaced: bool) -> bool:
     lines = LINE_END.split(cells[place])
-    if len(lines) == 1:
-        return False
     # The row's own id: before the long cell, and so in the row's first line, else behind it in the last line.
     known = next((i for i in (*range(place), *range(place + 1, len(cells))) if _is_id(cells[i])), None)
     if known is None:
@@ -41,12 +40,13 @@ def _lines_are_rows(cells: Sequence[str], place: int, separator: str, spaced: bo
     for number, line in enumerate(lines):
         if number == own:
             continue
+        before = cells[:place] if number == 0 else ()
+        after = cells[place + 1 :] if number == len(lines) - 1 else ()
+        if len(before) + line.count(separator) + 1 + len(after) != len(cells):
+            continue
         parts = line.split(separator)
-        before = list(cells[:place]) if number == 0 else []
-        after = list(cells[place + 1 :]) if number == len(lines) - 1 else []
         prose = not spaced and len(parts) > 1 and all(part.startswith(" ") for part in parts[1:])
-        fields = [*before, *parts, *after]
-        if len(fields) == len(cells) and not prose and _alike(fields[known].strip(), cells[known].strip()):
+        if not prose and _alike([*before, *parts, *after][known].strip(), cells[known].strip()):
             return True
     return False
 

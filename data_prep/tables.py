@@ -76,21 +76,25 @@ def rows(
             if not header:
                 raise SourceError(f"{path}: the table is empty (no header line)")
             columns = _columns(path, header, required, optional, aliases or {})
-            spaced = f"{separator} " in lines.last
+            width, spaced = len(header), f"{separator} " in lines.last
+            taken = list(columns.items())
             for before, end, cells, fault in _read(lines, head.line_num, form):
+                if len(cells) == width and before == end and fault == "":
+                    yield before, {name: cells[position].strip() for name, position in taken}
+                    continue
                 place = f"line {before}" if before == end else f"lines {before} to {end}"
                 if fault:
                     quarantine.add(source, MALFORMED, path=path, detail=f"{place}: {fault}")
-                elif len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):
-                    detail = f"{place}: {len(cells)} fields, the header has {len(header)}"
+                elif len(cells) < width or any(map(str.strip, cells[width:])):
+                    detail = f"{place}: {len(cells)} fields, the header has {width}"
                     quarantine.add(source, MALFORMED, path=path, detail=detail)
-                elif end > before and holds_rows(cells[: len(header)], separator, spaced):
+                elif end > before and holds_rows(cells[:width], separator, spaced):
                     detail = f"{place}: a cell holds what reads as another row; is a quote not closed?"
                     quarantine.add(source, RUN_TOGETHER, path=path, detail=detail)
                 else:
                     if fault is None:
                         quarantine.add(source, STRAY_QUOTES, path=path, detail=f"{place}; it is kept", kept=True)
-                    yield before, {name: cells[position].strip() for name, position in columns.items()}
+                    yield before, {name: cells[position].strip() for name, position in taken}
             lines.report(source, path, quarantine)
     except (
         OSError,

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,16 +65,19 @@ def arguments(run: Path, shards: Path, steps: int, world: int, strategy: str) ->
 
 
 def cogaze(arguments: list[str]) -> int:
-    """The `cogaze` command in a fork, whose launcher's ranks are forks too."""
+    """The `cogaze` command in a fork; what it starts itself (ranks of a launcher, stages of the demo) forks too."""
     import launch.local
+    from cogaze.cli import demo
     from cogaze.cli.main import run
     from cogaze.faults import leave
 
-    def rank(command: list[str], *, env: dict[str, str], **_: Any) -> Forked:
-        assert command[1:3] == ["-m", "cogaze.train"]
-        return Forked(lambda: leave(run(["train", *command[3:]])), env)
+    def started(command: list[str], *, env: Mapping[str, str] = os.environ, **_: Any) -> Forked:
+        module, *given = command[2:]
+        again = [*{"cogaze.train": ["train"], "cogaze": []}[module], *given]
+        return Forked(lambda: cogaze(again), env)
 
-    launch.local.subprocess = SimpleNamespace(Popen=rank)  # type: ignore[assignment]
+    launch.local.subprocess = SimpleNamespace(Popen=started)  # type: ignore[assignment]
+    demo.subprocess = SimpleNamespace(Popen=started, call=lambda command: started(command).wait())  # type: ignore[assignment]
     leave(run(arguments))
 
 

@@ -106,8 +106,8 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what an import prints is no answer
     preload(
-        "cogaze.train", "cogaze.moments", "launch.local", "tests.chaos", "tests.equality.worker", "tests.stepping",
-        "tests.switched", *DEEPSPEED,
+        "cogaze.train", "cogaze.moments", "cogaze.embed", "launch.local", "tests.chaos", "tests.equality.worker",
+        "tests.stepping", "tests.switched", *DEEPSPEED,
     )  # fmt: skip
     runs: dict[int, Forked] = {}
     for line in sys.stdin:

@@ -106,10 +106,10 @@ def test_a_run_folder_holds_everything(unbroken: Path) -> None:
 
 @pytest.mark.slow
 def test_kill_and_resume_give_the_same_run(unbroken: Path, tmp_path: Path) -> None:
-    """In interpreters of their own, with other hash seeds."""
+    """The second start in interpreters of its own, which hash otherwise."""
     run = tmp_path / "run"
-    command = [*COGAZE, "train", *arguments(run, 14, "train.save_every=4", "eval.every=7"), "--nproc", "2"]
-    process = subprocess.Popen(command, cwd=ROOT, env=ENV, stdout=subprocess.DEVNULL, start_new_session=True)
+    settings = arguments(run, 14, "train.save_every=4", "eval.every=7")
+    process = start(settings, 2)
     path, deadline = run / "metrics.jsonl", time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
         if path.is_file() and path.read_bytes().count(b"\n") >= 6 and (run / "checkpoints" / "latest").is_file():
@@ -119,7 +119,7 @@ def test_kill_and_resume_give_the_same_run(unbroken: Path, tmp_path: Path) -> No
     process.wait()
     with path.open("a") as file:  # what a kill in the middle of a line leaves
         file.write('{"step": 99, "los')
-    done = execute(command)
+    done = execute([*COGAZE, "train", *settings, "--nproc", "2"])
     assert done.returncode == 0, done.stderr[-3000:]
     assert "resumed step-" in done.stdout
     assert fields(run) == fields(unbroken)  # bitwise, no step twice, none missing

@@ -235,8 +235,9 @@ class RemoteFolder:
                     raise last from None
                 if isinstance(last, FINAL) or type(last).__name__ in FINAL_NAMES:
                     raise ShardError(_final(url, last)) from None
+        said = f"{type(last).__name__}: {str(last) or 'no answer':.300}"
         raise ShardError(
-            f"{url}: {self.retries + 1} tries failed, the last with {type(last).__name__}: {str(last) or 'no answer':.300}; "
+            f"{url}: {self.retries + 1} tries failed, the last with {said}; "
             "is the server up? data.retries allows for more"
         )
 

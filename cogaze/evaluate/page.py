@@ -82,9 +82,9 @@ def build_view(run: Path, config: Config) -> tuple[dict[str, Any], list[str]]:
     if not results:
         notes.append(f"not evaluated yet: run `cogaze evaluate all {run}` and write the page again")
     first: Row = next((results[task] for task in suite.TASKS if task in results), {})
-    phantom = bool(first.get("phantom"))
+    phantom = bool(first) and all(results[task].get("phantom") for task in suite.TASKS if task in results)
     show_text = phantom if config.page.show_text is None else config.page.show_text
-    gaze_cards, retrieval_cards = _cards(results, config, show_text, first, notes)
+    gaze_cards, retrieval_cards = _cards(results, config, show_text, notes)
     steps = [row for row in metrics if row.get("event") != "eval"]
     view = {
         "name": config.run.name if config.run.name != "cogaze" else run.resolve().name,
@@ -271,21 +271,32 @@ def retrieval_rows(retrieval: Row) -> list[Row]:
 
 
 # ------------------------------------------------------------------------------------------------ helpers
-def _cards(results: Row, config: Config, show_text: bool, first: Row, notes: list[str]) -> tuple[list[Row], list[Row]]:
-    """Example cards; none (and a note) when the shards are not at hand or are others than were evaluated."""
+def _cards(results: Row, config: Config, show_text: bool, notes: list[str]) -> tuple[list[Row], list[Row]]:
+    """Example cards; none (and a note) when the shards are not at hand or are others than were evaluated.
+
+    Each task was evaluated by itself and may be of other shards or another split than the rest.
+    """
     arrays, found = results.get("gaze_examples"), results.get("retrieval", {}).get("examples", [])
     if not found and not (arrays and len(arrays["sample_id"])):
         return [], []
     from cogaze.data.shards import ShardError, ShardSet
     from cogaze.evaluate import examples
 
+    gaze, texts = list[Row](), list[Row]()
     try:
         shards = ShardSet.open(config.data.shards, config.data)
-        if shards.digest != first["manifest"]:
-            notes.append("no examples: the shards are not those that were evaluated (--data points at the right ones)")
-            return [], []
-        gaze = examples.gaze_cards(arrays, shards, first["split"], config, show_text) if arrays else []
-        return gaze, examples.retrieval_cards(found, shards, first["split"], config, show_text)
+        of_these = {task for task in ("gaze", "retrieval") if results.get(task, {}).get("manifest") == shards.digest}
+        if arrays and "gaze" in of_these:
+            gaze = examples.gaze_cards(arrays, shards, results["gaze"]["split"], config, show_text)
+        if found and "retrieval" in of_these:
+            texts = examples.retrieval_cards(found, shards, results["retrieval"]["split"], config, show_text)
+        others = [task for task, asked in (("gaze", arrays), ("retrieval", found)) if asked and task not in of_these]
+        if others:
+            notes.append(
+                f"no examples of {' and '.join(others)}: the shards are not those that were evaluated "
+                "(--data points at the right ones)"
+            )
+        return gaze, texts
     except (ShardError, OSError) as error:
         notes.append(f"no examples: {error}")
         return [], []

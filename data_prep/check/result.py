@@ -61,7 +61,7 @@ class ShardFacts:
     patients: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     persons: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))  # patients, spelled one way
     files: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))  # the original image file
-    looks: NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 1, 4), np.uint64))  # if deep, of alike.py
+    looks: NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 2, 4), np.uint64))  # if deep, of alike.py
 
     @property
     def name(self) -> str:

@@ -38,7 +38,7 @@ class Sample(NamedTuple):
     person: int  # the patient in one spelling
     file: int
     gaze: bool
-    looks: NDArray[np.uint64]  # (0, 1 or V,4), of alike.py
+    looks: NDArray[np.uint64]  # (0, 2 or V,4), of alike.py
 
 
 def check_sample(

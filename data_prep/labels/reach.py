@@ -1,15 +1,14 @@
 """How far the words reach that deny an observation or leave it open.
 
-Forwards ("no", "possible") to the end of the clause, the next such word, or what ends a denial's reach; backwards ("has
-resolved", "cannot be excluded") to the beginning of the clause, or to a comma that does not belong to a list. Time grows
-with the length of the clause alone.
+Forwards ("no", "possible") to the end of the clause, the next such word, or what ends such a reach; backwards ("has
+resolved", "cannot be excluded") to the beginning of the clause, or to a comma that does not belong to a list. Time
+grows with the length of the clause alone.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
-from itertools import accumulate
 
 from data_prep.labels.phrases import CUES, DEVICES, NEW_ITEM, SURELY_NEW
 
@@ -124,7 +123,7 @@ def _new_items(clause: str) -> list[int]:
 
 
 def _backwards(clause: str, places: list[Place], cues: list[Span]) -> list[bool]:
-    """Whether a cue that stands behind a mention speaks of it."""
+    """Whether the next cue that stands behind a mention speaks of it."""
     if not cues:
         return [False] * len(places)
     starts = [start for start, *_ in places]
@@ -146,9 +145,8 @@ def _backwards(clause: str, places: list[Place], cues: list[Span]) -> list[bool]
         if not clause.startswith(_VERB, start) and (near := bisect_left(withs, starts[last]) - 1) >= 0:
             bound = max(bound, withs[near])
         reach.append(bound)
-    nearest = list(accumulate(reversed(reach), min))[::-1]  # of the cues from each on
     found = []
     for place in starts:
         i = bisect_left(cues, (place, 0))
-        found.append(i < len(cues) and nearest[i] <= place)
+        found.append(i < len(cues) and reach[i] <= place)
     return found

@@ -23,10 +23,13 @@ _CAPITAL = re.compile(
     r"Unchanged|Persistent|Left|Right|Bilateral|Bibasilar|Heart|Lungs?|Cardiac|Mediastinal|Normal|Interval|Old|New|Trace|"
     r"Tiny|Possible|Probable|Low|Multiple|Bones|Bony|Osseous|Degenerative|Status|Patchy)\b(?! ?-)))"
 )
-_GOES_ON = frozenset(  # after one of these the sentence has not ended
-    "a an the of or and nor in on at to with for no not without is are was were from by any this that be may as than "
-    "large small new acute focal definite significant left right discrete obvious evident suspicious bilateral".split()
+_CONNECTIVES = (
+    "a an the of or and nor in on at to with for no not without is are was were from by any this that be may as"
 )
+_QUALIFIERS = (
+    "large small new acute focal definite significant left right discrete obvious evident suspicious bilateral"
+)
+_GOES_ON = frozenset(f"{_CONNECTIVES} {_QUALIFIERS}".split())  # after one of these the sentence has not ended
 _ENDS = re.compile(
     r";|[.!](?=\s|$)|\?(?=\s|$)|(?<!\S)\(?\d{1,2}[.)](?=\s|[a-z])|(?:(?<=\s)|^)\*(?=\s)|"
     r"(?:(?<=[^\d\s])\s|^)-\s(?!(?:or|and|nor|sided|rays?|up|a|in|to|parenchymal|displaced|gastric|like|based|cath)\b)"
@@ -61,7 +64,8 @@ _SPELT_AS = [(re.compile(pattern), plain) for pattern, plain in _SPELT.items()]
 _CLAUSE = re.compile(
     r":|\b(?:but|however|although|though|except|apart from|aside from|nevertheless|yet|whereas|while|which|"
     r"(?<!\bbe )(?<!likely )(?<!probably )(?<!possibly )(?:secondary|due) to|because)\b|"
-    r"\band (?=(?:there (?:is|are)|the|an?) |\w+(?: \w+){0,3} (?:is|has|remains) )|(?P<plural>\band (?=\w+(?: \w+){0,3} (?:are|have|remain) ))|"
+    r"\band (?=(?:there (?:is|are)|the|an?) |\w+(?: \w+){0,3} (?:is|has|remains) )|"
+    r"(?P<plural>\band (?=\w+(?: \w+){0,3} (?:are|have|remain) ))|"
     r", (?=(?:there|the|an?|again|stable|unchanged|persistent|mild|moderate|small|left|right|bilateral|and the|with)\b"
     r"[^,]*\b(?:is|are|has|have|was|were|remains?|persists?|noted|seen|present|again)\b)|"
     r"(?<!\bor), (?=with )"

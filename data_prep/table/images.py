@@ -11,7 +11,6 @@ from data_prep.images import is_dicom
 from data_prep.records import SourceError
 from data_prep.table.expressions import Lookup, expand
 from data_prep.table.mapping import TableMapping, names_of
-from data_prep.tables import is_file
 
 if TYPE_CHECKING:
     from data_prep.dicom.header import Header
@@ -28,6 +27,7 @@ class Images:
 
     def __init__(self, root: Path, plan: TableMapping) -> None:
         self.root, self.image = root, plan.image
+        self.needs = {text: [name for name, _ in names_of(text)] for text in plan.image.path}
         self.found: dict[str, str] = {}  # name or stem (without a table: the path itself) -> path relative to the root
         self.copies: list[str] = []
         self.named: set[str] = set()
@@ -56,14 +56,14 @@ class Images:
             relative = self.found.get(self._key(name), name)
             self.named.add(relative)
             return relative
-        filled = [text for text in self.image.path if all(lookup(name) for name, _ in names_of(text))]
+        filled = [text for text, names in self.needs.items() if all(map(lookup, names))]
         paths = [self._inside(expand(expression, lookup)) for expression in filled]
         if not paths:
             raise Aside("row without an image", "")
         return next((path for path in paths[:-1] if self.exists(path)), paths[-1])
 
     def exists(self, relative: str) -> bool:
-        return relative in self.there if self.image.glob else is_file(self.root / relative)
+        return relative in self.there if self.image.glob else os.path.isfile(os.path.join(self.root, relative))
 
     def unnamed(self) -> list[str]:
         """The files that no `find` has given."""

@@ -25,13 +25,14 @@ class _RepeatedKey(Exception):
 
 class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[tuple[str, str], int] = {}
+        lines: dict[str, int] = {}  # 1 and "1" are one key, as words of a table are text
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 line = key.start_mark.line + 1
-                if lines.setdefault((key.tag, key.value), line) != line:
-                    first = lines[key.tag, key.value]
-                    raise _RepeatedKey(f"the key {key.value!r} stands in lines {first} and {line}; only one can count")
+                if key.value in lines:
+                    both = f"lines {lines[key.value]} and {line}"
+                    raise _RepeatedKey(f"the key {key.value!r} stands in {both}; only one can count")
+                lines[key.value] = line
         return super().construct_mapping(node, deep)
 
 
@@ -48,7 +49,7 @@ def load_mapping(where: Path | str) -> TableMapping:
     """The mapping file at `where`, or the shipped one of that name. Raises MappingError."""
     path = mapping_path(where)
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a safe one
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise MappingError(f"{path}: cannot be read ({error})") from None
     except _RepeatedKey as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,26 @@ TEXTS = ("findings", "impression", "indication", "history")
 # Of a DICOM file, unless a filter of the mapping says otherwise (PS3.3 C.7.3.1.1.1; DR is common, though no such term).
 # Left out beside CT and MR: RF (swallows and loops too), OT and SC (scanned paper too); a filter may take them in.
 RADIOGRAPHS = ("CR", "DX", "DR", "RG", "")
+# Those that a message names: in a damaged header anything may stand there.
+OTHER_MODALITIES = (
+    "CT",
+    "MR",
+    "NM",
+    "PT",
+    "US",
+    "MG",
+    "XA",
+    "RF",
+    "PX",
+    "IO",
+    "ES",
+    "OT",
+    "SC",
+    "SR",
+    "KO",
+    "PR",
+    "HC",
+)
 FILTERED = "left out by a filter of the mapping"
 DUPLICATE = "duplicate row"
 KEPT = (FILTERED, DUPLICATE)  # nothing of the data set is missing for these
@@ -128,8 +149,8 @@ class _Row:
     def image_id(self) -> str:
         """The row's image id, after finding its file. Raises Aside, ValueError, ImageError."""
         self.relative = self.files.find(self.of_cell) if self.plan.table else self.cells[""]
-        self.known_id = self.context.images.clean(self.value(self.plan.ids.image))
-        return self.known_id
+        self.known_id = found = self.context.images.clean(self.value(self.plan.ids.image))
+        return found
 
     def of_cell(self, name: str) -> str:
         """A column; blank words are ""."""
@@ -143,8 +164,8 @@ class _Row:
         if name.startswith("dicom."):
             return str(getattr(self.files.header(self.relative), name.removeprefix("dicom.")))
         if name.startswith("file."):
-            path = Path(self.relative)
-            return {"file.name": path.name, "file.stem": path.stem, "file.path": self.relative}[name]
+            file = self.relative.rpartition("/")[2]
+            return {"file.name": file, "file.stem": _stem(file), "file.path": self.relative}[name]
         if not name.startswith("path."):
             return self.of_cell(name)
         found = re.search(self.plan.path_regex, self.relative)
@@ -160,7 +181,8 @@ class _Row:
             word = self.value(rule.column).lower()
             words = {text.lower() for text in rule.keep or rule.drop}
             if (word in words) != bool(rule.keep):
-                raise Aside(FILTERED, f"{rule.column}: {word[:40] or 'blank'}")
+                told = "" if "dicom." in rule.column else f": {word[:40] or 'blank'}"  # a header may name the patient
+                raise Aside(FILTERED, f"{rule.column}{told}")
 
     def record(self, image_id: str, splits: _Splits) -> ImageRecord:
         plan = self.plan
@@ -169,7 +191,8 @@ class _Row:
         if self.context.radiographs_only and self.files.is_dicom(self.relative):
             modality = self.files.header(self.relative).modality.upper()
             if modality not in RADIOGRAPHS:
-                raise Aside("not a radiograph", f"modality {modality[:16]}; a filter on dicom.modality may keep it")
+                told = f"modality {modality}" if modality in OTHER_MODALITIES else "another modality"
+                raise Aside("not a radiograph", f"{told}; a filter on dicom.modality may keep it")
         study = self.context.studies.clean(self.value(plan.ids.study)) if plan.ids.study else image_id
         patient = self.context.patients.clean(self.value(plan.ids.patient))
         texts = self.texts()
@@ -207,13 +230,25 @@ class _Row:
     def texts(self) -> dict[str, Any]:
         """The four texts: a column of its own goes before the section of a whole report."""
         spec = self.plan.text
-        found = sections(report) if (report := self._joined(spec.report, "\n")) else {}
+        found = dict(_sections(report)) if (report := self._joined(spec.report, "\n")) else {}
         if found.get(LAST_PARAGRAPH):  # neither findings nor impression has a header
             found["findings"] = found[LAST_PARAGRAPH]
-        return {name: clean_text(self._joined(getattr(spec, name), " ")) or found.get(name) for name in TEXTS}
+        own = {name: clean_text(self._joined(columns, " ")) for name in TEXTS if (columns := getattr(spec, name))}
+        return {name: own.get(name) or found.get(name) for name in TEXTS}
 
     def _joined(self, expressions: tuple[str, ...], between: str) -> str:
         return between.join(text for text in map(self.value, expressions) if text)
+
+
+def _stem(file: str) -> str:
+    """As pathlib's, without the cost of a path."""
+    dot = file.rfind(".")
+    return file[:dot] if 0 < dot < len(file) - 1 else file
+
+
+@lru_cache(maxsize=16)  # the images of a study have one report, and stand together in most tables
+def _sections(report: str) -> dict[str, str | None]:
+    return sections(report)
 
 
 # ------------------------------------------------------------------------------------------------ splits

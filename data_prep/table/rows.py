@@ -83,9 +83,10 @@ class TableRows:
         """
         rows = 0
         missed, seen = [0] * len(self.joined), [""] * len(self.joined)
+        named = list(self.columns.items())
         for number, row in self.main.rows(list(self.columns.values()), source=self.plan.source, quarantine=quarantine):
             rows += 1
-            cells = {name: row[column] for name, column in self.columns.items()}
+            cells = {name: row[column] for name, column in named}
             for name in self.blank:
                 cells[name] = ""
             for i, table in enumerate(self.joined):

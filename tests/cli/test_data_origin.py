@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from cogaze.cli.data import build
+from cogaze.cli.data import build, origin
 from cogaze.observations import OBSERVATIONS
 from data_prep.sources import SOURCES
 from tests.cli.test_data import FAILED, USAGE, Ending, call, refused
@@ -72,6 +72,11 @@ def test_real_data_in_the_folder_of_a_phantom_are_real(raw: Path, tmp_path: Path
         assert ("The words of a real report" in sheet.read_text()) == shown
     shutil.copy(raw / "PHANTOM.json", raw / "iu")  # whatever lies there: nobody draws this layout
     assert made(raw / "iu", tmp_path / "marked", source="iu-xray")[0]["phantom"] is False
+
+
+def test_no_other_source_has_phantoms(raw: Path) -> None:
+    found = {"mimic-cxr-jpg": raw / "mimic-cxr-jpg"}
+    assert [source for source in SOURCES if origin.is_phantom(source, found)] == ["mimic-cxr"]
 
 
 def test_a_mimic_collection_in_or_in_place_of_a_phantom_is_real(raw: Path, tmp_path: Path) -> None:
@@ -146,7 +151,7 @@ def test_a_missing_image_is_a_new_one_when_it_turns_up(raw: Path, tmp_path: Path
     for image in (alone, beside):
         image.rename(image.with_suffix(".away"))
     before, _ = made(raw, tmp_path / "out")
-    assert before["quarantined"] == {"image file missing": 2}
+    assert before["quarantined"]["image file missing"] == 2
     for image in (alone, beside):
         image.with_suffix(".away").rename(image)
     after, ending = made(raw, tmp_path / "out")

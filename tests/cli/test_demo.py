@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import forkserver
 from tests.phantoms import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,6 +21,13 @@ def cogaze(*arguments: str) -> subprocess.CompletedProcess[str]:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "cogaze", *arguments]
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=500, check=False)
+
+
+def forked(*arguments: str) -> forkserver.Run:
+    """The same without its imports."""
+    done = forkserver.Run(forkserver.COGAZE, list(arguments), env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done.wait()
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +60,7 @@ def test_the_demo_goes_all_the_way(demo: tuple[Path, str]) -> None:
 @pytest.mark.slow
 def test_an_untrained_model_is_evaluated_beside_it(demo: tuple[Path, str]) -> None:
     out, _ = demo
-    done = cogaze("evaluate", "all", str(out), "--untrained", "--json")
+    done = forked("evaluate", "all", str(out), "--untrained", "--json")
     assert done.returncode == 0, done.stderr[-3000:]
     untrained = json.loads(done.stdout)
     trained = json.loads((out / "eval" / "all.json").read_text())
@@ -65,9 +73,9 @@ def test_an_untrained_model_is_evaluated_beside_it(demo: tuple[Path, str]) -> No
 @pytest.mark.slow
 def test_the_data_set_under_the_demo_is_sound_and_the_demo_can_be_called_again(demo: tuple[Path, str]) -> None:
     out, _ = demo
-    check = cogaze("data", "check", str(out / "shards"), "--json")
+    check = forked("data", "check", str(out / "shards"), "--json")
     assert json.loads(check.stdout)["ok"] is True
-    again = cogaze("demo", "--out", str(out), "--studies", "60", "--seed", "3", *SETTINGS)
+    again = forked("demo", "--out", str(out), "--studies", "60", "--seed", "3", *SETTINGS)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "phantom:" not in again.stdout  # raw data, shards and the finished training are there already
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 
 from cogaze import embed as package
 from cogaze.cli.main import run
+from tests import forkserver
 from tests.model.exported import film, tiny_citizen, write_checkpoint
 from tests.model.tiny import tiny_settings
 
@@ -159,15 +158,14 @@ def test_two_ranks_killed_and_gone_on_with_by_one(
     monkeypatch.setattr(package, "CHUNK", 512)
     assert run(table(home, tmp_path / "whole.npz", name="long.csv")) == 0
     out = tmp_path / "two.npz"
-    command = [sys.executable, "-m", "cogaze", *table(home, out, "--nproc", "2", name="long.csv")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (tmp_path / "log").open("wb") as log:
-        started = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
-        while not list((tmp_path / "two.npz.partial").glob("chunk-*.npz")) and started.poll() is None:
-            time.sleep(0.01)
-        started.kill()
-        assert started.wait() == -signal.SIGKILL, (tmp_path / "log").read_text()
-    assert b"jane" not in (tmp_path / "log").read_bytes()
+    command = table(home, out, "--nproc", "2", name="long.csv")
+    started = forkserver.Run(forkserver.COGAZE, command, env=environment)
+    while not list((tmp_path / "two.npz.partial").glob("chunk-*.npz")) and started.poll() is None:
+        time.sleep(0.01)
+    started.kill()
+    assert started.wait() == -signal.SIGKILL, started.output
+    assert "jane" not in started.output
     assert not out.exists()
     told()
     assert run(table(home, out, "--json", name="long.csv")) == 0

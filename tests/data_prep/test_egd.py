@@ -28,6 +28,7 @@ SPOKEN = {
 
 
 def write(root: Path, sheet: list[str], fixations: list[str], transcripts: dict[str, object], name="transcript.json"):
+    root.mkdir(exist_ok=True)
     (root / "master_sheet.csv").write_text("\n".join([SHEET, *sheet]) + "\n")
     (root / "fixations.csv").write_text("\n".join([FIXATIONS, *fixations]) + "\n")
     for dicom_id, content in transcripts.items():
@@ -181,6 +182,14 @@ def one_reading(root: Path, fixations: list[str], transcript: object = SPOKEN, *
     quarantine = Quarantine()
     readings = egd.read_gaze(root, quarantine, **options).get("img-a", [None])
     return readings[0], quarantine.counts()
+
+
+def test_durations_in_milliseconds_are_no_fixations(tmp_path):
+    rows = [fixation(start=0.5, seconds=250), fixation(start=1.5, seconds=310), fixation(start=2.5, seconds=0.25)]
+    assert one_reading(tmp_path / "a", rows) == (None, {"reading whose durations are not in seconds": 1})
+    reading, counts = one_reading(tmp_path / "b", rows[1:])
+    np.testing.assert_allclose(reading.fixations[:, 2:4], [[2.5, 2.75]], rtol=1e-6)
+    assert counts == {"fixations dropped: longer than 30 s": 1}
 
 
 def test_the_viewing_distance_widens_the_degree(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.fixations import Fixation, fixation_array, report_counts
+from data_prep.fixations import LONGEST, Fixation, fixation_array, in_seconds, report_counts
 from data_prep.records import Quarantine
 
 NAN = math.nan
@@ -75,7 +75,50 @@ def test_of_two_at_a_time_the_earlier_ends_where_the_later_begins():
     assert [row[:2] for row in got] == [(0.1, 0.0), (0.3, 1.5), (0.4, 4.0), (0.5, 6.0), (0.6, np.float32(6.999))]
     assert [row[2] for row in got] == [1.5, 3.5, 6.0, np.float32(6.999), 8.0]
     # 0.1 and 0.4 were cut; of 0.2 nothing is left, as 0.3 begins with it
-    assert counts == {"fixations mended: overlap cut": 2, "fixations dropped: overlapped by another": 1}
+    assert counts == {
+        "fixations mended: overlap cut": 2,
+        "fixations dropped: overlapped by another": 1,
+        "fixations mended: milliseconds after another one inside left out": 1000,  # 0.4 claims 8 to 9, after 0.6
+    }
+
+
+def test_what_a_fixation_claims_after_another_inside_it_is_left_out_and_counted():
+    def at(x: float, start: float, end: float) -> Fixation:
+        return Fixation(x, 0.5, start, end, 0.04, 0.04)
+
+    def kept(*rows: Fixation) -> list[tuple[float, float]]:
+        counts.clear()
+        return [(float(start), float(end)) for _, _, start, end, *_ in fixation_array(rows, counts)]
+
+    cut = "fixations mended: overlap cut"
+    lost = "fixations mended: milliseconds after another one inside left out"
+    counts: Counter[str] = Counter()
+    assert kept(at(0.1, 0.0, 10.0), at(0.2, 2.0, 3.0)) == [(0.0, 2.0), (2.0, 3.0)]
+    assert counts == {cut: 1, lost: 7000}
+    # two inside, the second after a pause: 3 to 4 and 5 to 10 belong to nobody
+    assert kept(at(0.1, 0.0, 10.0), at(0.2, 2.0, 3.0), at(0.3, 4.0, 5.0)) == [(0.0, 2.0), (2.0, 3.0), (4.0, 5.0)]
+    assert counts == {cut: 1, lost: 6000}
+    # what others take over is not lost
+    assert kept(at(0.1, 0.0, 2.0), at(0.2, 1.5, 3.0), at(0.3, 1.5, 3.5)) == [(0.0, 1.5), (1.5, 3.5)]
+    assert lost not in counts
+    assert kept(at(0.1, 0.0, 1.001), at(0.2, 0.5, 1.0)) == [(0.0, 0.5), (0.5, 1.0)]  # rounding
+    assert counts == {cut: 1}
+
+
+def test_longer_than_any_fixation():
+    """30 s is kept, more is dropped; where most are longer the reading's times are in other units."""
+    base = Fixation(0.5, 0.5, 0.0, 0.3, 0.04, 0.04)
+    rows = [base, base._replace(start=1.0, end=31.0), base._replace(start=40.0, end=70.5)]
+    rows.append(base._replace(start=100.0, end=1e9))
+    counts: Counter[str] = Counter()
+    np.testing.assert_allclose(fixation_array(rows, counts)[:, 2:4], [[0, 0.3], [1, 31]], rtol=1e-6)
+    assert counts == {"fixations dropped: longer than 30 s": 2}
+    assert in_seconds(rows)  # half of them
+    assert not in_seconds(rows[1:])
+    milliseconds = [base._replace(start=300.0 * i, end=300.0 * i + 250) for i in range(9)]
+    assert not in_seconds([base, base._replace(end=NAN), *milliseconds])
+    assert in_seconds([])
+    assert in_seconds([base._replace(end=NAN), base._replace(end=-1e9)])
 
 
 def test_what_was_counted_stands_in_the_quarantine_once_a_cause():
@@ -98,6 +141,7 @@ def test_what_is_kept_is_sound_and_the_rest_is_counted(rows):
     array = fixation_array(rows, counts)
     assert np.isfinite(array).all()
     assert (array[:, 3] >= array[:, 2]).all()
+    assert (array[:, 3] - array[:, 2] <= LONGEST).all()
     assert (array[1:, 2] >= array[:-1, 3]).all()  # one look at a time, in their order
     assert ((array[:, 4:] > 0) & (array[:, 4:] <= 1)).all()
     assert len(array) + sum(n for cause, n in counts.items() if "dropped" in cause) == len(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import struct
 import zlib
@@ -15,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_prep.images import MAX_ASPECT, MAX_PIXELS, ImageError, encode, load_grey
+from data_prep.build import build
+from data_prep.images import MAX_ASPECT, MAX_PIXELS, MORE_PAGES, ImageError, encode, load_grey
+from data_prep.records import ImageRecord
 
 
 def ramp(width: int = 60, height: int = 40) -> np.ndarray:
@@ -201,3 +204,23 @@ def test_decompression_bomb_is_not_decoded(tmp_path: Path) -> None:
 def test_error_crosses_processes() -> None:
     error = pickle.loads(pickle.dumps(ImageError("image empty", "zero bytes")))
     assert (error.reason, error.detail, str(error)) == ("image empty", "zero bytes", "image empty: zero bytes")
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif"])
+def test_more_pages_are_told_of(tmp_path: Path, suffix: str) -> None:
+    """The first page is the image; the build says that there were others."""
+    first = Image.fromarray(np.arange(1200, dtype=np.uint8).reshape(30, 40) // 2)
+    path = tmp_path / f"a.{suffix}"
+    first.save(path)
+    alone = load_grey(path, 30)
+    first.save(path, save_all=True, append_images=[Image.new("L", (40, 30), 7)])
+    both = load_grey(path, 30)
+    assert (alone.more_pages, both.more_pages) == (False, True)
+    assert alone.image.tobytes() == both.image.tobytes()
+    first.save(tmp_path / "a.png")
+    assert not load_grey(tmp_path / "a.png", 30).more_pages
+    record = ImageRecord("s", "a", "a", "p", "train", "PA", path, path.name)
+    manifest = build(iter([record]), tmp_path / "out", image_size=30)
+    assert manifest["totals"]["images"] == 1
+    row = json.loads((tmp_path / "out" / "quarantine.jsonl").read_text())
+    assert (row["id"], row["reason"], row["kept"]) == ("a", MORE_PAGES, True)

@@ -47,7 +47,7 @@ def test_marks_go_and_their_text_stays(text, clean):
             "PA&lat; views",
             "&top;",
             "& amp;",
-            "&#;",
+            "&#; x",
             "left\\right",
             "c:\\temp",
             "x \\ y",

@@ -131,6 +131,15 @@ def one_reading(root: Path, fixations: list[str], words: list[str] | None = None
     return readings[0], quarantine.counts()
 
 
+def test_durations_in_milliseconds_are_no_fixations(tmp_path):
+    """One row of 1e9 s is dropped; where most are too long, the reading's times are in other units."""
+    rows = [f"{start},{end},500,500,1,40,40,{SHOWN}" for start, end in [(0, 300), (320, 600), (610, 610.2)]]
+    assert one_reading(tmp_path / "a", rows) == (None, {"reading whose durations are not in seconds": 1})
+    reading, counts = one_reading(tmp_path / "b", [rows[2], f"1,1e9,500,500,1,40,40,{SHOWN}"])
+    np.testing.assert_allclose(reading.fixations[:, 2:4], [[610, 610.2]], rtol=1e-6)
+    assert counts == {"fixations dropped: longer than 30 s": 1}
+
+
 def test_a_look_at_the_buttons_beside_the_image_is_none_at_the_image(tmp_path):
     """The image stands at 660 to 3180 of the screen: 1000 px shown as 2520, 2000 as 2160, so 1 px of y is 1.08.
 

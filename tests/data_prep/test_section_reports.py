@@ -162,6 +162,16 @@ REPORTS: dict[str, tuple[str, dict[str, str]]] = {
         {"findings": "Normal lungs.",
          "impression": "Normal. INCIDENTAL FINDINGS: Rib lesion. Findings: told to Dr. X."},
     ),
+    "findings told to somebody, in small letters": (
+        " FINDINGS:  Clear.\n IMPRESSION:  Normal.\n NOTIFICATION:  The Findings: clear lungs, told to Dr. X.\n"
+        " Impression: told too.\n",
+        {"findings": "Clear.", "impression": "Normal."},
+    ),
+    "dashes inside the findings": (
+        " INDICATION:  Fall.\n X-ray: evaluate for fracture.\n FINDINGS:  Clear.\n"
+        " Comparison - none. Heart is normal.\n",
+        {"indication": "Fall. X-ray: evaluate for fracture.", "findings": "Clear. Comparison - none. Heart is normal."},
+    ),
     "headers without colons": (
         "CHEST X-RAY\n\nINDICATION\nCough\n\nTECHNIQUE\nTwo views\n\n"
         "FINDINGS\nLarge effusion\n\nIMPRESSION\nEffusion\n",

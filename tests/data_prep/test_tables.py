@@ -41,8 +41,10 @@ def test_gz_and_plain_are_found_plain_first(tmp_path):
 def test_missing_column_names_file_and_column(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("id,b\n1,2\n")
-    with pytest.raises(SourceError, match=r"t\.csv: no column 'colour'; the header has id, b"):
+    with pytest.raises(SourceError, match=r"t\.csv: no column 'colour', and none of the 2 cells of the first"):
         read(path, "id", "colour")
+    with pytest.raises(SourceError, match=r"t\.csv: no column 'ids'; did you mean 'id'\?"):
+        read(path, "ids")
     assert read(path, "id", optional=("colour",)) == [(2, {"id": "1"})]
     assert read(path, "id", "colour", aliases={"b": "colour"}) == [(2, {"id": "1", "colour": "2"})]
 
@@ -53,6 +55,69 @@ def test_empty_table_and_repeated_column_are_source_errors(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(SourceError, match=r"t\.csv"):
         read(path, "id")
+
+
+def test_no_message_shows_what_stands_in_a_row(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("A1,Smith 1950-01-01,a.png,Smith 1950-01-01\n")
+    with pytest.raises(SourceError, match="columns 2 and 4 of the first line have one name") as twice:
+        read(path, "Image")
+    path.write_text("A1,Smith 1950-01-01,a.png,Smith is well\n")
+    with pytest.raises(SourceError, match="does not look like names") as headless:
+        read(path, "Image")
+    assert "smith" not in f"{twice.value}{headless.value}".lower()
+
+
+def test_what_is_no_text_in_this_encoding_is_named_with_the_remedy(tmp_path):
+    path = tmp_path / "t.csv"
+    for data, remedy in {
+        b"PK\3\4\x14\0": "a workbook or an archive",
+        b"\xd0\xcf\x11\xe0\xa1": "a workbook or an archive",
+        b"PAR1\x15": "format: parquet",
+        "id\n7\n".encode("utf-16"): "say encoding: utf-16 in",
+        "id\n7\n".encode("utf-16-le"): "say encoding: utf-16-le in",
+        "id\n7\n".encode("utf-16-be"): "say encoding: utf-16-be in",
+    }.items():
+        for packed in (False, True):
+            path.write_bytes(gzip.compress(data) if packed else data)  # gzip is known by its content too
+            with pytest.raises(SourceError, match=remedy):
+                read(path, "id")
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        path.write_bytes("id,v\n7,ß\n".encode(encoding))
+        assert read(path, "id", "v", encoding=encoding) == [(2, {"id": "7", "v": "ß"})]
+    path.write_bytes(b"id\n7\n")
+    with pytest.raises(SourceError, match="cannot be read to its end"):
+        read(path, "id", encoding="utf-16")
+    path.write_bytes(gzip.compress(b"id\n7\n"))
+    assert read(path, "id") == [(2, {"id": "7"})]
+
+
+def test_lines_of_another_encoding_are_counted(tmp_path):
+    """A U+FFFD that the file itself holds was lost before: no encoding brings it back."""
+    path = tmp_path / "t.csv"
+    path.write_bytes("id,v\n1,Erguß\n2,a\n3,Möglich\n".encode("cp1252") + "4,Stra\ufffde\n".encode())
+    quarantine = Quarantine()
+    assert [row["v"] for _, row in read(path, "v", quarantine=quarantine)] == [
+        "Ergu\ufffd", "a", "M\ufffdglich", "Stra\ufffde",
+    ]  # fmt: skip
+    (row,) = quarantine.rows
+    assert (row["reason"], row["count"]) == ("line with bytes of another encoding", 2)
+    assert row["detail"].startswith("2 lines, the first is line 2; ")
+    assert "encoding: cp1252" in row["detail"]
+    quarantine = Quarantine()
+    read(path, "v", quarantine=quarantine, encoding="cp1252")
+    assert quarantine.rows == []
+    path.write_bytes(b"id,v\n1,a\x81\n")  # no character of that code page
+    read(path, "v", quarantine=quarantine, encoding="cp1252")
+    assert quarantine.counts() == {"line with bytes of another encoding": 1}
+
+
+@given(st.binary(max_size=60))
+def test_damaged_utf8_reads_as_python_replaces_it(tmp_path_factory, data):
+    data = data.replace(b"\0", b"").replace(b'"', b"").replace(b",", b"").replace(b"\n", b"").replace(b"\r", b"")
+    path = tmp_path_factory.mktemp("utf8") / "t.csv"
+    path.write_bytes(b"id,v\n1,<" + data + b">\n")
+    assert read(path, "v") == [(2, {"v": f"<{data.decode('utf-8', 'replace')}>"})]
 
 
 def test_cut_gz_is_a_source_error(tmp_path):

@@ -155,6 +155,21 @@ def test_before_the_evaluation_there_are_curves_and_a_hint(tmp_path: Path, monke
     assert len(notes) == 2
 
 
+def test_a_task_of_other_shards_has_no_cards_and_its_text_is_hidden_if_it_is_real(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path, Zoo(phantom=True), monkeypatch)
+    file = run / "eval" / "retrieval.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"manifest": "1" * 64}))
+    _, _, notes = written(run)
+    assert any("no examples of retrieval: the shards are not those" in note for note in notes)
+    assert not any("no examples of gaze" in note for note in notes)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"phantom": False}))
+    page, _, _ = written(run)
+    assert "zebrafish" not in page.words
+    assert "This page holds radiographs" in page.words
+
+
 def test_other_or_missing_shards_leave_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path, Zoo(phantom=True), monkeypatch)
     other = Zoo(phantom=True)

@@ -152,10 +152,10 @@ def command(
         raise UsageError("--salt-file is for --hash-ids")
     salt = read_salt(salt_file) if hash_ids else None
     found = origin.folders(source, root, options)
+    origin.refuse_idle_options(source, root, found, options)
     quarantine = Quarantine(root, *found.values())
     parts = origin.parts(source, found, options)
     records = SOURCES[source](root, quarantine, **options)
-    origin.refuse_idle_options(source, root, found, options)
     filling: dict[str, Any] = {"fill_labels": fill_labels}
     if fill_labels is not None:
         from data_prep.labels.fill import fill_labels as fill

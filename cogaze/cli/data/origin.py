@@ -61,7 +61,8 @@ def refuse_idle_options(source: str, root: Path, found: Mapping[str, Path], opti
         from data_prep.mimic_eye import PLACES
 
         patients = (folder for place in PLACES for folder in (root / place).glob("patient_*/EyeGaze"))
-        if "egd" not in found if source == "mimic-cxr" else next(patients, None) is None:
+        there = "egd" in found or "egd" in options if source == "mimic-cxr" else next(patients, None) is not None
+        if not there:
             raise UsageError("--viewing-distance is for EGD, which is not there")
 
 

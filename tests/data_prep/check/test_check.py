@@ -59,6 +59,25 @@ def test_missing_and_extra_files(folder: Path) -> None:
         assert words in found
 
 
+def test_the_quarantine_is_counted_by_things_and_kinds(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
+
+    def with_row(**more: object) -> list[str]:
+        lines = [*rows, {"source": "made", "reason": "duplicate row", **more}]
+        (folder / "quarantine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+        return faults(folder)
+
+    before = json.loads((folder / "manifest.json").read_text())["noted"]
+    edit(folder, lambda manifest: manifest["noted"].update({"duplicate row": 3}))
+    assert with_row(count=3, kept=True) == []
+    assert "does not hold" in with_row(count=2, kept=True)[0]
+    assert "`quarantined` counts" in with_row(count=3)[0]
+    assert f"line {len(rows) + 1}: count is no whole number" in with_row(count="3", kept=True)[0]
+    edit(folder, lambda manifest: manifest.pop("noted"))  # as an older build left it
+    assert "`noted` counts" in with_row(kept=True)[0]
+    assert before == {}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -90,6 +109,7 @@ def test_counts_that_disagree(folder: Path) -> None:
     )
     assert "by_split.test" in with_manifest(lambda m: m["totals"]["by_split"].pop("test"))
     assert "does not hold" in with_manifest(lambda m: m["quarantined"].update({"image empty": 2}))
+    assert "`noted` counts" in with_manifest(lambda m: m["noted"].update({"duplicate row": 1}))
     assert "study_runs" in with_manifest(lambda m: m["shards"][0].update(study_runs=[8]))
     assert "gaze positions" in with_manifest(lambda m: m["shards"][0]["gaze"].pop())
     assert "totals.images is None" in with_manifest(lambda m: m["totals"].pop("images"))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cogaze.chexbert import CheXbertError
-from data_prep.labels.fill import AT_ONCE, fill_labels
-from data_prep.records import ImageRecord
+from data_prep.labels.fill import AT_ONCE, NOT_ENGLISH, fill_labels
+from data_prep.records import ImageRecord, Quarantine
 
 
 def record(number: int, findings: str | None, impression: str | None = None, **more: object) -> ImageRecord:
@@ -36,6 +36,17 @@ def test_order_and_number_survive_many_records() -> None:
     filled = list(fill_labels(iter(given), "rules"))
     assert [r.image_id for r in filled] == [r.image_id for r in given]
     assert [bool(r.labels) for r in filled] == [bool(r.findings) for r in given]
+
+
+def test_a_report_in_another_language_leaves_labels_unknown_and_its_study_is_noted_once() -> None:
+    german = "Grosser Pleuraerguss rechts. Kein Pneumothorax."
+    given = [record(n, german) for n in range(AT_ONCE + 2)] + [record(9000, "Small effusion."), record(9001, None)]
+    quarantine = Quarantine()
+    *foreign, english, silent = fill_labels(given, "rules", quarantine=quarantine)
+    assert all((r.labels, r.label_source, r.findings) == ({}, None, german) for r in foreign)
+    assert (english.labels["Pleural Effusion"], silent.labels) == (1, {})
+    assert quarantine.rows == [{"source": "x", "reason": NOT_ENGLISH, "id": "s", "kept": True}]
+    assert list(fill_labels(given, "rules")) == [*foreign, english, silent]  # nobody need count
 
 
 def test_chexbert_without_weights_says_what_is_missing() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 from cogaze.observations import OBSERVATIONS
 from data_prep.labels.phrases import PHRASES
 from data_prep.labels.rules import label_report
-from data_prep.labels.sentences import clauses, sentences
 from data_prep.records import Quarantine
 from data_prep.sources import SOURCES
 from tests.label_agreement import agreement, f1
@@ -73,21 +73,11 @@ def test_what_a_sentence_says(report: str, said: dict[str, int]) -> None:
     assert found == said
 
 
-def test_no_finding_is_one_where_nothing_but_devices_is_there() -> None:
-    assert label_report("The lungs are clear.")["No Finding"] == 1
-    assert label_report("Pacemaker in place, lungs clear.")["No Finding"] == 1
-    assert label_report("Possible effusion.")["No Finding"] is None
-
-
 def test_sections_are_read_together_and_no_text_says_nothing() -> None:
     found = label_report("Small effusion.", None, "No pneumothorax")
     assert (found["Pleural Effusion"], found["Pneumothorax"], found["Edema"]) == (1, 0, None)
     assert label_report(None, " \n") == {}
     assert set(found) == set(OBSERVATIONS)
-
-
-def test_clauses_end_at_full_stops_and_contrasts_but_not_inside_numbers() -> None:
-    assert clauses("No effusion, but 2.5 cm nodule.\n\n2. Edema") == ["no effusion", "2.5 cm nodule", "edema"]
 
 
 def test_every_observation_has_phrases() -> None:
@@ -101,11 +91,19 @@ def test_any_text_gets_labels(text: str) -> None:
     assert set(found.values()) <= {1, 0, -1, None}
 
 
-def test_a_report_of_ten_thousand_words_takes_no_longer_than_its_length() -> None:
+@pytest.mark.parametrize(
+    "again",
+    ["heart ", "no effusion, ", "no effusion, large edema or ", "effusion has resolved and edema ", "effusion: ", "a ?",
+     "possible effusion versus edema ", "- ", "not yet ", "history of ", "pacemaker, no ", " ", "x", "Mild "],
+)  # fmt: skip
+def test_a_report_of_ten_thousand_words_takes_no_longer_than_its_length(again: str) -> None:
     began = time.process_time()
+    assert label_report("the chest " + again * (50_000 // len(again))) != {} or again == "a ?"
+    assert time.process_time() - began < 20  # seconds where it takes one; what explodes takes hours
+
+
+def test_a_denial_reaches_far() -> None:
     assert label_report("no evidence of the " * 2500 + "edema")["Edema"] == 0
-    assert label_report("heart " * 10_000) != {}
-    assert time.process_time() - began < 20  # seconds where it takes one; a pattern that explodes takes hours
 
 
 # ------------------------------------------------------------------------------------------------ other people's labels
@@ -135,5 +133,18 @@ def test_phantom_reports_are_read_as_they_were_drawn() -> None:
     for name, counts in found.items():
         if name == "Lung Opacity":  # "airspace opacity" also describes what is drawn as pneumonia
             assert counts["source only"] == 0
+        elif name == "No Finding":  # a scoliosis or a flat diaphragm is none of what is drawn as a finding
+            assert counts["rules only"] == 0
         elif not math.isnan(f1(counts)):
             assert f1(counts) == 1.0, name
+
+
+def test_no_finding_of_a_phantom_is_missed_only_for_a_further_abnormality() -> None:
+    further = re.compile("scoliosis|hyperinflated|elevat")
+    missed = 0
+    for record in SOURCES["mimic-cxr"](phantom_raw(), Quarantine()):
+        text = f"{record.findings} {record.impression}"
+        if record.labels["No Finding"] == 1 and label_report(text)["No Finding"] is None:
+            missed += 1
+            assert further.search(text.lower()), text
+    assert missed

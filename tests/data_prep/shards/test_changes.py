@@ -87,6 +87,14 @@ def test_another_file_is_told_and_nothing_is_changed(
     assert contents(out) == before
 
 
+def test_another_size_is_told_whatever_the_clocks_say(made: list[ImageRecord], out: Path) -> None:
+    """As with shards that were copied after the files had changed."""
+    longer(made[2].path)
+    for tar in out.glob("*.tar"):
+        os.utime(tar, (4e9, 4e9))
+    assert changes(made, out).files == 1
+
+
 def test_a_mended_file_is_tried_again(made: list[ImageRecord], out: Path) -> None:
     before = contents(out)
     picture(made[6].path, 60, 50)

@@ -60,3 +60,35 @@ def test_a_folder_of_dicom_without_a_table(tmp_path):
     assert reasons(quarantine) == [("2", "malformed row"), ("3", "not a DICOM file")]
     with pytest.raises(SourceError, match=r"ids\.patient names the column 'mrn', but there is no table"):
         read(tmp_path, table=None, image={"glob": "scans/*.dcm"}, ids={"patient": "mrn"})
+
+
+def test_dicom_that_is_no_radiograph_and_filters_on_its_header(tmp_path):
+    """CT slices and knees lie in archives too. A picture, and a file of an unknown modality, are not asked."""
+    (tmp_path / "scans").mkdir()
+    for name, tags in {
+        "cr": {}, "dx": {"Modality": "DX", "BodyPartExamined": "CHEST"}, "ct": {"Modality": "CT"},
+        "knee": {"Modality": "DX", "BodyPartExamined": "KNEE"}, "sc": {"Modality": "sc"}, "no": {"Modality": ""},
+    }.items():  # fmt: skip
+        data = dataset(ramp(height=40, width=50), SOPInstanceUID=f"1.2.{len(name)}.{ord(name[0])}", **tags)
+        (tmp_path / "scans" / name).write_bytes(write(data))
+    (tmp_path / "scans" / "x.png").write_bytes(write(dataset(ramp(height=40, width=50), Modality="CT")))
+    spec = {"table": None, "image": {"glob": "scans/*"}, "ids": {"image": "file.stem", "patient": "file.stem"}}
+
+    def kept(**changes) -> tuple[set[str], dict[str, int]]:
+        records, quarantine = read(tmp_path, **spec, **changes)
+        return {r.image_id for r in records}, dict(quarantine.counts())
+
+    assert kept() == ({"cr", "dx", "knee", "no", "x"}, {"not a radiograph": 2})
+    left_out = "left out by a filter of the mapping"
+    modality = {"column": "dicom.modality", "keep": ["CR", "DX", "SC"]}
+    assert kept(filters=[modality]) == ({"cr", "dx", "knee", "sc"}, {left_out: 3})  # in place of the default
+    chest = {"column": "dicom.body_part", "keep": ["chest", ""]}
+    assert kept(filters=[chest]) == ({"cr", "dx", "no", "x"}, {left_out: 1, "not a radiograph": 2})
+    named = {"column": "{file.name}", "drop": ["x.png", "cr"]}
+    assert kept(filters=[named])[0] == {"dx", "knee", "no"}
+    path = {"column": "path.first", "keep": ["d", "k"]}
+    assert kept(filters=[path], path_regex="scans/(?P<first>.)")[0] == {"dx", "knee"}
+    assert read(tmp_path, **spec)[1].rows[0]["detail"] == "modality CT; a filter on dicom.modality may keep it"
+    damaged = dataset(ramp(height=40, width=50), Modality="DOE^JANE")
+    (tmp_path / "scans" / "ct").write_bytes(write(damaged))
+    assert read(tmp_path, **spec)[1].rows[0]["detail"] == "another modality; a filter on dicom.modality may keep it"

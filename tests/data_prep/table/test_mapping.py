@@ -75,6 +75,10 @@ def test_names_of_expressions():
         ({"ids": {"patient": "{path.pat}"}, "path_regex": r"(?P<patient>p\d)"}, "no name 'path.pat'; did you mean"),
         ({"path_regex": "(x"}, "is not a regular expression"),
         ({"encoding": "klingon"}, "'klingon' is no encoding"),
+        ({"join": [{"table": "b.csv", "key": "a", "encoding": "klingon"}]}, "'klingon' is no encoding"),
+        ({"join": [{"table": "b.csv", "key": "a", "several": "all"}]}, "join.0.several: Input should be 'refuse'"),
+        ({"join": [{"table": "b.csv", "key": {"a": "{b|upper}"}}]}, "join.key: no filter 'upper'"),
+        ({"join": [{"table": "b.csv", "key": {"file.stem": "a"}}]}, "join.key: 'file.stem' is known only once"),
         ({"split": {}}, "give exactly one of column, lists and shares"),
         ({"split": {"shares": {"train": 0.5}}}, "the shares must sum to 1"),
         ({"split": {"shares": {"training": 1.0}}}, "Input should be 'train', 'validate' or 'test'"),
@@ -124,4 +128,21 @@ def test_files_that_are_no_mapping(tmp_path):
             load_mapping(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(MappingError, match="cannot be read"):
+        load_mapping(path)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    """YAML takes the last one in silence."""
+    path = tmp_path / "m.yaml"
+    text = yaml.safe_dump(SMALL)
+    assert load_mapping(Path(path.write_text(text) and path)).source == "clinic"
+    lines = text.count("\n")
+    path.write_text(text + "source: other\n")
+    with pytest.raises(MappingError, match=rf"the key 'source' stands in lines \d and {lines + 1}; only one can count"):
+        load_mapping(path)
+    path.write_text(text + "view: {column: v, words: {a: PA, b: AP, a: AP}}\n")  # on one line too
+    with pytest.raises(MappingError, match="the key 'a' stands in"):
+        load_mapping(path)
+    path.write_text(text + 'view: {column: v, words: {1: PA, "1": AP, one: &x PA, two: *x}}\n')
+    with pytest.raises(MappingError, match="the key '1' stands in"):
         load_mapping(path)

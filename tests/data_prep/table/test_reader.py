@@ -81,7 +81,7 @@ def test_a_whole_report_is_cut_into_sections_and_a_column_goes_before(tmp_path):
 
 
 def test_ids_from_path_and_template_and_their_repairs(tmp_path):
-    """Floats, lost zeros and odd characters."""
+    """Floats, lost zeros and odd characters (what becomes of two that clean to one, test_ids says)."""
     root = export(tmp_path, "file,study,mrn\na.png,59999901.0,42.0\nb.png,2020/7 (x),1042\nc.png,,7\nd.png,3,nan\n")
     records, quarantine = read(root, ids={"image": "i-{file.stem}", "study": "study", "patient": "{mrn|8}"})
     assert [(r.image_id, r.study_id, r.patient_id) for r in records] == [
@@ -228,7 +228,7 @@ def test_a_file_of_another_size_than_the_table_says_is_kept_and_reported(tmp_pat
     assert [r.size for r in records] == [(50, 40), (40, 50), None]
     manifest = build(iter(records), tmp_path / "out", quarantine=quarantine, image_size=40)
     assert manifest["totals"]["images"] == 3
-    assert manifest["quarantined"] == {"image of another shape than its table says": 1}
+    assert manifest["noted"] == {"image of another shape than its table says": 1}
     (row,) = map(json.loads, (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines())
     assert (row["id"], row["detail"]) == ("b", "40x50 px in the table, 50x40 px in the file; the image is kept")
 

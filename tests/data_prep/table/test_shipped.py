@@ -71,7 +71,11 @@ def test_chexpert_plus(tmp_path):
     assert first.labels == {**dict.fromkeys(names), "Edema": 0, "No Finding": 1, "Fracture": -1}
     assert (first.label_source, second.labels) == ("chexbert", {})
     assert first.path == tmp_path / "PNG/train/patient00001/study1/view1_frontal.png"
-    assert reasons(quarantine) == [("patient00002-study1-view1_frontal", "report without findings and impression")]
+    assert reasons(quarantine) == [
+        ("patient00002-study1-view1_frontal", "report without findings and impression"),
+        ("", "no row of this key in a joined table"),  # of the second image and of the third
+    ]
+    assert quarantine.rows[1]["count"] == 2
 
 
 def test_padchest(tmp_path):

@@ -63,7 +63,8 @@ def test_half_a_character_is_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "id,report\n1,a\n", r"no column 'study_id' \(--id\); it has 'id', 'report'"),
+        ("a.csv", "study,report\n1,a\n", r"no column 'study_id' \(--id\); did you mean 'study'\?"),
+        ("a.csv", "a,report\n1,a\n", r"no column 'study_id' \(--id\), and none of the 2 cells"),
         ("a.csv", "study_id,text\n1,a\n", r"no column 'report' \(--generated\)"),
         ("a.csv", "study_id,report\n1,a\n1,b\n", "row 2 has an id that came before"),
         ("a.csv", "study_id,report\n,b\n", "row 1 has no id"),
@@ -85,6 +86,13 @@ def test_unusable_files_are_named_with_what_to_do(tmp_path: Path, name: str, con
     with pytest.raises(EvaluationError, match=message) as error:
         read(tmp_path / name)
     assert name in str(error.value)
+
+
+def test_a_table_without_a_header_shows_nobody(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("A1,John Smith 1950-01-01,Large effusion in Mr Smith\n")
+    with pytest.raises(EvaluationError, match="does not look like names") as error:
+        read(tmp_path / "a.csv")
+    assert "Smith" not in str(error.value)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
