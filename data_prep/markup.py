@@ -43,10 +43,17 @@ def unmarked(text: str) -> str:
     if "&" in text:
         text = ENTITY.sub(_character, text)
     if "<" in text:
-        text = TAG.sub(lambda match: "\n" if match[1] else "", text)
+        text = TAG.sub(_break, text)
     if "\\" in text:
         text = SPELT_BREAK.sub("\n", text)
     return text
+
+
+def _break(tag: re.Match[str]) -> str:
+    """What stands in a tag's place; an item of a list gets its mark, or "No effusion" would run into the next."""
+    if tag[0][:3].lower() == "<li":
+        return "\n- "
+    return "\n" if tag[1] else ""
 
 
 def _character(match: re.Match[str]) -> str:

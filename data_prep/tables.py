@@ -287,9 +287,10 @@ def _columns(
             raise SourceError(f"{path}: columns {found[name] + 1} and {position + 1} of the first line have one name")
         if name:
             found[name] = position
-    for name in required:
-        if name.lower() not in found:
-            raise SourceError(f"{path}: {no_column(name, header)}")
+    missing = [name for name in required if name.lower() not in found]
+    if missing:
+        others = "".join(f", {name!r}" for name in missing[1:])
+        raise SourceError(f"{path}: {no_column(missing[0], header, others)}")
     return {name: found[name.lower()] for name in (*required, *optional) if name.lower() in found}
 
 

@@ -92,9 +92,8 @@ def mentions(clause: str) -> Said:
     unsaid = spans("unsaid", clause)
     for name, pattern in MENTIONS.items():
         taken = bytearray(len(clause))
-        for start, end in unsaid + (
-            [match.span() for match in IGNORED[name].finditer(clause)] if name in IGNORED else []
-        ):
+        ignored = [match.span() for match in IGNORED[name].finditer(clause)] if name in IGNORED else []
+        for start, end in unsaid + ignored:
             taken[start:end] = b"\1" * (end - start)
         for match in NORMAL[name].finditer(clause) if name in NORMAL else ():
             if not _NOT_NORMAL.search(match[0]):

@@ -90,6 +90,8 @@ def _records(
             image_id = row.image_id()
             if image_id in contradicting:
                 raise Aside(CONTRADICTING, where)
+            if image_id in seen and tables is None:
+                raise Aside("second file of one image id", "the first one is used")
             if image_id in seen:
                 raise Aside(DUPLICATE, f"{where}; the first row is used")
             seen.add(image_id)

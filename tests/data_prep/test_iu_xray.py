@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cogaze.observations import OBSERVATIONS
 from data_prep import iu_xray
 from data_prep.iu_xray import image_id_of, split_of, view_of
 from data_prep.records import Quarantine, SourceError
@@ -125,6 +126,40 @@ def test_missing_parts_are_source_errors_at_once(tmp_path):
     (root / "indiana_reports.csv").write_text("uid,findings\n1,Clear.\n")
     with pytest.raises(SourceError, match=r"indiana_reports\.csv: no column 'MeSH', 'Problems'"):
         iu_xray.read(root, Quarantine())
+
+
+def test_labels_of_made_reports(tmp_path):
+    """Six reports as their publisher writes them, through the XML alone, with the counts worked out by hand."""
+    majors = [
+        "normal</major><major></major>",
+        "Pleural Effusion/right/small</major><major>Pulmonary Atelectasis/base",
+        "Thickening/pleura/apex/bilateral</major><major>Cardiomegaly/borderline",
+        "Costophrenic Angle/left/blunted",
+        "Pneumothorax/apex/left</major><major>Catheters, Indwelling/right",
+        "No Indexing",
+    ]
+    names = [f"CXR{i}_IM-{i}-1" for i in range(1, 7)]
+    files = [f"NLMCXR_png/{name}.png" for name in names]
+    reports = {
+        str(i): xml(str(i), name, mesh=mesh.removesuffix("</major>"))
+        for i, (name, mesh) in enumerate(zip(names, majors, strict=True), 1)
+    }
+    root = write(tmp_path / "iu", [], [], reports, files)
+    (root / "indiana_reports.csv").unlink()
+    (root / "indiana_projections.csv").unlink()
+    records, quarantine = read(root)
+    assert quarantine.rows == []
+    labels = [record.labels for record in records]
+    counts = {
+        name: tuple(sum(row.get(name) == value for row in labels) for value in (1, 0, -1)) for name in OBSERVATIONS
+    }
+    assert counts == {
+        "Enlarged Cardiomediastinum": (0, 1, 0), "Cardiomegaly": (0, 4, 1), "Lung Opacity": (0, 4, 0),
+        "Lung Lesion": (0, 5, 0), "Edema": (0, 5, 0), "Consolidation": (0, 5, 0), "Pneumonia": (0, 5, 0),
+        "Atelectasis": (1, 4, 0), "Pneumothorax": (1, 4, 0), "Pleural Effusion": (1, 3, 0), "Pleural Other": (1, 3, 0),
+        "Fracture": (0, 5, 0), "Support Devices": (1, 4, 0), "No Finding": (1, 3, 0),
+    }  # fmt: skip
+    assert [record.label_source for record in records] == ["mesh"] * 5 + [None]
 
 
 def test_tables_alone_and_xml_alone_are_enough(tmp_path):

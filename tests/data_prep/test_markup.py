@@ -18,7 +18,7 @@ from data_prep.sections import clean_text, sections
         ("</p><p>clear &amp; normal.</p><br/>", "clear & normal."),
         ("One.<br>Two.<BR />Three.<div class='x' id=y>Four.</div>", "One. Two. Three. Four."),
         ('<span style="color: red">L</span>eft 1<sup>st</sup> rib', "Left 1st rib"),
-        ("<ul><li>No effusion</li><li>Clear</li></ul>", "No effusion Clear"),
+        ("<ul><li>No effusion</li><li>Clear</li></ul>", "- No effusion - Clear"),
         ("&lt;br&gt;Nodule &amp;lt; 3 mm &#39;stable&#x27;&nbsp;&quot;new&quot;", "Nodule < 3 mm 'stable' \"new\""),
         (r"One.\nTwo.\r\nThree.\\nFour.\rFive.", "One. Two. Three. Four. Five."),
         ("caf&eacute; 3&deg;", "caf\xe9 3\xb0"),

@@ -41,7 +41,7 @@ REPORTS: dict[str, tuple[str, dict[str, str]]] = {
     "html": (
         "<p><b>Indication:</b> Cough &amp; fever</p><p><b>Findings:</b><br/>Nodule &lt; 3 mm.<br>No effusion.</p>"
         "<p><strong>Impression:</strong></p><ul><li>Nodule</li></ul>",
-        {"indication": "Cough & fever", "findings": "Nodule < 3 mm. No effusion.", "impression": "Nodule"},
+        {"indication": "Cough & fever", "findings": "Nodule < 3 mm. No effusion.", "impression": "- Nodule"},
     ),
     "addendum on top": (
         f" ADDENDUM  Findings were conveyed to Dr. ___ at 3 p.m.\n {LINE}\n FINAL REPORT\n INDICATION:  Chest pain.\n\n"
@@ -134,6 +134,24 @@ REPORTS: dict[str, tuple[str, dict[str, str]]] = {
         " INDICATION:  Dyspnea.\n \n 60-year-old with CHF, evaluate for edema.\n \n There is mild edema."
         " No effusion.\n \n IMPRESSION:  Edema.\n",
         {"indication": "Dyspnea.", "findings": "There is mild edema. No effusion.", "impression": "Edema."},
+    ),
+    "a finding beside a request": (
+        " INDICATION:  Dyspnea.\n \n Large left effusion. Please evaluate.\n \n IMPRESSION:  Effusion.\n",
+        {"indication": "Dyspnea.", "findings": "Large left effusion. Please evaluate.", "impression": "Effusion."},
+    ),
+    "a finding about the patient beside a request": (
+        " INDICATION:  Dyspnea.\n \n Patient has no effusion. Follow-up for evaluation in May.\n \n"
+        " IMPRESSION:  Normal.\n",
+        {"indication": "Dyspnea.", "findings": "Patient has no effusion. Follow-up for evaluation in May.",
+         "impression": "Normal."},
+    ),
+    "a paragraph that asks for nothing": (
+        " HISTORY:  Dyspnea.\n \n Status post sternotomy. Known nodule at the left base.\n \n IMPRESSION:  Nodule.\n",
+        {"history": "Dyspnea.", "findings": "Status post sternotomy. Known nodule at the left base.",
+         "impression": "Nodule."},
+    ),
+    "a Capitalised impression right behind the findings' header": (
+        "FINDINGS: Impression: Effusion", {"impression": "Effusion"},
     ),
     "a comparison packed behind the impression": (
         "IMPRESSION: COMPARISON: ___. Stable effusion.", {"impression": "Stable effusion."},

@@ -83,6 +83,18 @@ def test_reports_of_several_lines_stay(tmp_path, report):
     assert read(tmp_path, f'{HEADER}59999901,1,a.png,"{report}"\n{GOOD}')[1] == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'id,a,b,report\n7,x,y,"Nodules:\n1, 2, 3, and more"\n',  # made like a row, but for the blanks of prose
+        'report,file\n"Clear lungs, heart\nnormal",a.png\n',  # the last line ends with the row's own id
+        'report,file\n"Clear lungs\nheart, normal",a.png\n',
+    ],
+)
+def test_lines_that_only_resemble_a_row(tmp_path, text):
+    assert read(tmp_path, text) == ([2], [])
+
+
 def test_what_a_row_is_not():
     assert not holds_rows(["one\ntwo"], ",", False)  # of a table with one column nothing can be said
     assert not holds_rows(["one text\ntwo,three", "four five"], ",", False)  # no id in the row

@@ -90,6 +90,17 @@ def test_periods_that_are_words_of_their_own():
     )  # fmt: skip
 
 
+def test_the_phrase_before_belongs_to_the_sentence():
+    spoken, _ = sentences([Phrase("Edema of grade", 0, 1), Phrase("3. Effusion.", 1, 4)])
+    assert spoken == (
+        Sentence("Edema of grade 3.", 0, 1 + 3 * 2 / 11),
+        Sentence("Effusion.", 1 + 3 * 2 / 11, 4),
+    )  # 2 of 11 letters
+    assert [s.text for s in sentences([Phrase("Told to Dr.", 0, 1), Phrase("J. Smith. Clear.", 1, 2)])[0]] == [
+        "Told to Dr. J. Smith.", "Clear.",
+    ]  # fmt: skip
+
+
 def test_blank_phrases_say_nothing():
     spoken, _ = sentences([Phrase("Dr.", 0, 1), Phrase(" ", 1, 50), Phrase("X is here.", 2, 3), Phrase("", -5, 60)])
     assert spoken == (Sentence("Dr. X is here.", 0, 3),)

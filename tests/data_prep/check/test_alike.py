@@ -114,6 +114,31 @@ def test_one_split_alone_and_the_largest(tmp_path: Path) -> None:
     assert largest({"train": 5, "test": 9, "validate": 9}) == "test"
 
 
+@pytest.mark.parametrize("degrees", [-5, -4, -2.2, -0.7, 0.7, 2.2, 4, 5])
+def test_a_turned_copy_on_either_side(degrees: float) -> None:
+    """Whichever of the two is in the largest split, and whatever fills the corners."""
+    for number in range(40, 44):
+        plain = drawn(number)
+        for corners in (0, 255):
+            turned = plain.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=corners)
+            for few, many in ((turned, plain), (plain, turned)):
+                (found,) = near(looks_of(few, copies=True)[None], looks_of(many, copies=False)[None])
+                assert len(found.row) == 1
+                assert not found.negative[0]
+
+
+def test_the_limit_is_24_bits() -> None:
+    """The first n bits flipped, for some n, of a hash and of its complement."""
+    a = np.random.default_rng(0).integers(0, 2**64, (1, 1, 4), dtype=np.uint64)
+    for number, expected in ((0, [0]), (23, [23]), (24, [24]), (25, []), (40, [])):
+        flipped = np.packbits(np.arange(256) < number).view(np.uint64)
+        for negative in (False, True):
+            b = np.zeros((1, 2, 4), np.uint64)
+            b[0, 0] = ~(a[0, 0] ^ flipped) if negative else a[0, 0] ^ flipped
+            assert [row for found in near(a, b) for row in found.bits.tolist()] == expected
+            assert all(found.negative.tolist() == [negative] for found in near(a, b))
+
+
 def bits(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> int:
     return sum(bin(int(x) ^ int(y)).count("1") for x, y in zip(a, b, strict=True))
 

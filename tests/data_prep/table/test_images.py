@@ -62,6 +62,7 @@ def test_a_folder_of_dicom_without_a_table(tmp_path):
         read(tmp_path, table=None, image={"glob": "scans/*.dcm"}, ids={"patient": "mrn"})
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")  # of pydicom, while the files are written
 def test_dicom_that_is_no_radiograph_and_filters_on_its_header(tmp_path):
     """CT slices and knees lie in archives too. A picture, and a file of an unknown modality, are not asked."""
     (tmp_path / "scans").mkdir()

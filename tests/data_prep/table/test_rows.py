@@ -108,6 +108,9 @@ def test_a_column_of_two_tables_is_refused_unless_the_mapping_says_which(tmp_pat
     both = [{**join, "columns": ["Report"]}, {"table": "s.csv", "key": "acc"}]
     assert read(root, join=both, text=text)[0][0].findings == "Clear lungs."
     assert read(root, join=both[::-1], text=text)[0][0].findings == "Clear lungs."
+    gone = {"table": "gone.csv", "key": "acc", "optional": True, "columns": ["Report"]}
+    (record,), _ = read(root, join=[gone], text={**text, "required": False})
+    assert record.findings is None  # what that table would say is not known; "pending" is another table's word
     (root / "t.csv").write_text("file,study,mrn,acc\na.png,1,1,42\n")
     with pytest.raises(SourceError, match=r"s\.csv: the column 'REPORT', .* stands in r\.csv too"):
         read(root, join=[join, {"table": "s.csv", "key": "acc"}], text=text)
