@@ -208,11 +208,24 @@ def _refuse_other_settings(
     recorded = manifest["build"].get("options", {})
     then = {**recorded, **manifest["build"], "ids": manifest.get("ids", "source")}
     now = {**{name: value for name, value in options.items() if name in recorded}, **settings, "ids": ids}
-    other = [f"{name} {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+    other = [
+        f"{name} {_told(then.get(name))}, now {_told(now[name])}"
+        for name in now
+        if _compared(then.get(name)) != _compared(now[name])
+    ]
     if other:
         raise BuildError(
             f"{out}: already holds a finished build with other settings ({'; '.join(other)}); --overwrite replaces it"
         )
+
+
+def _compared(value: Any) -> Any:
+    """Of a file that was given, its content; it may have another name or place now."""
+    return value.get("sha256", value) if isinstance(value, Mapping) else value
+
+
+def _told(value: Any) -> Any:
+    return f"{value.get('name', 'file')} ({value.get('sha256', '')[:12]})" if isinstance(value, Mapping) else value
 
 
 @contextmanager

@@ -41,6 +41,7 @@ HEADERS: dict[str, str] = {
 }
 
 CONTEXT = frozenset({"indication", "history", "technique", "comparison", "other"})
+CLINICAL_SECTIONS = frozenset({"indication", "history"})  # what is asked and known before the images are read
 TELLING = frozenset({"findings", "impression", "combined"})  # sections that describe the images
 # A header in capitals with one of these words heads findings although no table knows it ("PORTABLE CHEST, AP:").
 FINDING_WORDS = (
@@ -93,7 +94,8 @@ DESCRIBES = re.compile(
     r"shows?)\b",
     re.IGNORECASE,
 )
-IMAGES = re.compile(r"\b(?:views?|radiographs?|x-?rays?|films?|compar\w+|obtained|lungs?|silhouette)\b", re.IGNORECASE)
+IMAGES = re.compile(r"\b(?:views?|radiographs?|x-?rays?|films?|images?|compar\w+|obtained)\b", re.IGNORECASE)
+SHADOWS = re.compile(r"\b(?:lungs?|silhouette)\b", re.IGNORECASE)
 # Words of findings, which a sentence before the findings' first sure sentence may hold.
 ANATOMY = re.compile(
     r"\b(?:lungs?|heart|cardiac|cardio\w*|mediastin\w*|hil(?:a|um|ar)|silhouettes?|contours?|vascul\w*|pulmonary|"
@@ -112,16 +114,23 @@ STATES = re.compile(
     r"atelectasis|cardiomegaly)\b",
     re.IGNORECASE,
 )
+# A sentence with one of these may speak of a worry, of an earlier image or of another examination.
+ELSEWHERE = re.compile(
+    r"\b(?:concern\w*|question\w*|suspicion|known|prior|previous\w*|before|last|outside|ct|mri|echo\w*|ultrasound|"
+    r"film|on that|racing|transplant\w*|resected)\b|\?",
+    re.IGNORECASE,
+)
 # A sentence of an indication: how it begins, or the request it holds.
 ASKS = re.compile(
     r"\b(?:please|pls|rule out|r/o|(?:evaluate|eval|assess) for|"
     r"(?:to|for) (?:evaluat\w+|eval|assess\w*|exclude))\b|"
-    r"^(?:evaluate|eval|assess|exclude|query|question)\b|\?$",
+    r"^(?:evaluate|eval|assess|exclude|query|question)\b|^\?|\?$",
     re.IGNORECASE,
 )
 CLINICAL = re.compile(
     r"(?:(?:the |this |an? )?(?:patient|pt)\b|(?:this is )?(?:an? )?(?:\d+|\w+)?[- ]?(?:years?|yrs?)[- ]old|"
     r"\d+ ?[FM]\b|\d+ ?y/?o\b|status[- ]post|s/p|(?:past |known )?history of|known|presents?|presenting|now with|"
-    r"concern|follow[- ]?up|man|woman|male|female)",
+    r"(?:there (?:is|was) )?(?:an? |the |some )?(?:clinical )?(?:concern|question|suspicion)|follow[- ]?up|"
+    r"man|woman|male|female)",
     re.IGNORECASE,
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from data_prep.headers import (
     ASKS,
+    CLINICAL_SECTIONS,
     CONTEXT,
     CORE,
     DESCRIBES,
@@ -133,6 +134,9 @@ def _unknown(name: str, part: Part, headed: set[str]) -> str | None:
             continue
         if spoken and (meaning in TELLING or not in_context):  # "FINDINGS WERE DISCUSSED WITH DR X AT: ..."
             return "other" if in_context else None
+        told = name.startswith("history of") or headed & CLINICAL_SECTIONS
+        if not in_context and meaning in CLINICAL_SECTIONS and told:
+            return None  # "HISTORY OF CABG: wires intact" among the findings
         if meaning == current or (meaning == "findings" and current == "view"):
             return None  # OTHER FINDINGS go on with the FINDINGS
         return None if meaning == "findings" and meaning in headed and not in_context else meaning
@@ -146,7 +150,7 @@ def _is_view(raw: str, rest: str, part: Part) -> bool:
     name = raw.lower()
     if not part.is_open or not raw[0].isupper() or not VIEW_NAME.search(name) or NO_VIEW.search(name):
         return False
-    return not ASKS.search(rest) and (part.name in {"indication", "history"} or DESCRIBES.search(rest) is not None)
+    return not ASKS.search(rest) and (part.name in CLINICAL_SECTIONS or DESCRIBES.search(rest) is not None)
 
 
 def _plain(name: str) -> str:

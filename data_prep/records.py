@@ -9,6 +9,7 @@ cannot use it hands to the Quarantine with a reason; it never raises for a bad r
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -150,11 +151,14 @@ class Quarantine:
         return path.name if path.is_absolute() else path.as_posix()
 
     def _without_roots(self, text: str) -> str:
-        named = [root for root in self.roots if root.name]
-        for number, root in enumerate(named):
-            text = text.replace(f"{root}/", f"{root.name}/" if number else "")
-        for root in named:
-            text = text.replace(str(root), root.name)
+        """Paths below a root as `_place` gives them. A relative root of one word could be any word: it is left."""
+        for number, root in enumerate(self.roots):
+            if not root.name or len(root.parts) < 2:
+                continue
+            begun = rf"(?<![\w./-]){re.escape(str(root))}"
+            below = f"{root.name}/" if number else ""
+            text = re.sub(rf"{begun}/", lambda _, below=below: below, text)  # type: ignore[misc]
+            text = re.sub(rf"{begun}(?![\w-]|\.\w)", lambda _, name=root.name: name, text)  # type: ignore[misc]
         return text
 
 

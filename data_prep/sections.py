@@ -11,8 +11,8 @@ findings without a header after the last context section. Exports put the whole 
 2. Indication, history, technique and comparison are one paragraph: what follows their first blank line is not context.
    Without a findings header, the paragraphs after the last such section are the findings (else the text before the
    first header). This keeps unheaded findings out of the context, where they would give the report away. Beside an
-   impression, a short sentence there ("Portable chest radiograph at 5 pm.") names the images and is no finding, and
-   after an indication neither is a paragraph that goes on with it ("Please evaluate for edema.").
+   impression, a short sentence there ("Portable chest radiograph at 5 pm.") names the images and is no finding. A
+   paragraph that goes on with an indication or history ("Please evaluate for edema.") belongs to it.
 3. The last non-empty section of a name wins (addenda stand on top). FINDINGS AND IMPRESSION counts as impression,
    or as findings where an impression of its own follows.
 4. Where neither findings nor impression is headed, what rule 2 finds is `last_paragraph`: a fall-back that goes by its
@@ -21,8 +21,9 @@ findings without a header after the last context section. Exports put the whole 
    trace, in every section and every source alike; nor do HTML tags and entities.
 6. No finding may stand in indication or history, which models are shown. A context section therefore ends wherever
    findings can begin: at Capitalised findings and impression headers anywhere in its lines, at any header after a
-   full stop, at the name of a view or organ with a colon ("PA and lateral views of the chest: ..."), and, where no
-   findings are headed, at a sentence that can be nothing else ("The lungs are clear.").
+   full stop, at the name of a view or organ with a colon ("PA and lateral views of the chest: ..."), and, in the last
+   one where no findings are headed, at a sentence that can be nothing else ("The lungs are clear."). What is cut there
+   is the findings; where it cannot be, nothing is cut.
 
 The names are in data_prep/headers.py.
 """
@@ -33,7 +34,20 @@ import itertools
 import re
 from functools import lru_cache
 
-from data_prep.headers import ANATOMY, ASKS, CLINICAL, CONTEXT, DESCRIBES, IMAGES, SECTIONS, STATES, TELLING
+from data_prep.headers import (
+    ANATOMY,
+    ASKS,
+    CLINICAL,
+    CLINICAL_SECTIONS,
+    CONTEXT,
+    DESCRIBES,
+    ELSEWHERE,
+    IMAGES,
+    SECTIONS,
+    SHADOWS,
+    STATES,
+    TELLING,
+)
 from data_prep.markup import Visible, unmarked
 from data_prep.parts import Part, parts_of
 
@@ -42,7 +56,10 @@ MIN_UNHEADED = 12  # words; or two sentences
 SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 # Words removed by de-identification: `___` in MIMIC-CXR, `XXXX` in the Indiana collection, with hyphens they hang on.
 REMOVED_WORD = re.compile(r"-?(?:_{2,}|X{4,})-?")
-REPEATED_MARK = re.compile(r"[,;:]+(?=[.;:,])")
+REPEATED_MARK = re.compile(r"[,;:]+(?=[;:,]|\.(?!\d))")
+# The blank that a removed word leaves before punctuation. ".5 cm" and "?edema" begin a word.
+GAP = re.compile(r" (?=[,;:!]|\.(?!\d)|\?+(?![\w?]))")
+LEADING = re.compile(r"(?:[,;: ]|\.(?!\d))+")
 VISIBLE = Visible()
 
 
@@ -56,8 +73,12 @@ def sections_of(parts: list[Part]) -> dict[str, str | None]:
     found: dict[str, str | None] = dict.fromkeys((*SECTIONS, LAST_PARAGRAPH))
     combined = unnamed = None
     parts = _untangled(parts)
+    headed = {part.name for part in parts if part.name in TELLING | {"view"} and _tidy("\n".join(part.lines))}
+    unheaded = _unheaded(parts) if headed <= {"impression"} else None
     for part in parts:
-        head, _ = first_paragraph(part.lines) if part.name in CONTEXT else (part.lines, [])
+        head, after = first_paragraph(part.lines) if part.name in CONTEXT else (part.lines, [])
+        if part.name in CLINICAL_SECTIONS:
+            head = [*head, *after[: len(after) - len(_without_request(after))]]
         body = _tidy("\n".join(head))
         if body is None or part.name in {"other", "preamble"}:
             continue
@@ -74,11 +95,7 @@ def sections_of(parts: list[Part]) -> dict[str, str | None]:
     if found["findings"] is None and combined is None:
         found["findings"] = unnamed
         if unnamed is None:
-            text = _unheaded(parts)
-            if found["impression"] is None:
-                found[LAST_PARAGRAPH] = text
-            elif text is not None and (len(text.split()) >= MIN_UNHEADED or len(SENTENCE_END.findall(text)) > 1):
-                found["findings"] = text
+            found[LAST_PARAGRAPH if found["impression"] is None else "findings"] = unheaded
     return found
 
 
@@ -106,9 +123,10 @@ def _tidy(text: str) -> str | None:
     if not text.isprintable():
         text = text.translate(VISIBLE)
     text = " ".join(text.split())
-    for mark in ".,;:?!":  # the blank that a removed word leaves before punctuation
-        text = text.replace(f" {mark}", mark)
-    text = REPEATED_MARK.sub("", text).lstrip(".,;: ").rstrip(",;: ")
+    text = REPEATED_MARK.sub("", GAP.sub("", text))
+    if leading := LEADING.match(text):
+        text = text[leading.end() :]
+    text = text.rstrip(",;: ")
     return text if any(c.isalnum() for c in text) else None
 
 
@@ -121,7 +139,7 @@ def first_paragraph(lines: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _untangled(parts: list[Part]) -> list[Part]:
-    """The parts with a comparison cut back that swallowed the text, and context cut where findings begin in it."""
+    """A copy of the parts, with a comparison cut back that swallowed the text."""
     parts = [Part(part.name, part.header, part.lines) for part in parts]
     filled = {part.name for part in parts if _tidy("\n".join(part.lines))}
     for part, following in itertools.pairwise(parts):
@@ -133,10 +151,6 @@ def _untangled(parts: list[Part]) -> list[Part]:
             if part.name != "findings" or describes:  # "IMPRESSION: COMPARISON: ___. Stable effusion."
                 part.lines = [text[end:], *after]
                 following.lines = [text[:end]]
-    if not filled & {"findings", "combined", "view"}:
-        for part in parts:
-            if part.name in CONTEXT - {"other"} or part.header.startswith(("exam", "study", "type of exam")):
-                part.lines = _parted(part.lines)
     return parts
 
 
@@ -145,7 +159,9 @@ def _parted(lines: list[str]) -> list[str]:
     head, after = first_paragraph(lines)
     text = "\n".join(head)
     begins = [match.end() for match in re.finditer(r"^\s*|[.!?;:]\s+(?=\S)|\n\s*(?=[A-Z])", text)]
-    sure = next((i for i, at in enumerate(begins) if STATES.match(text, at)), None)
+    # Lines are wrapped anywhere in a sentence.
+    said = [" ".join(text[at:until].split()) for at, until in itertools.pairwise([*begins, len(text)])]
+    sure = next((i for i, each in enumerate(said) if STATES.match(each) and not ELSEWHERE.search(each)), None)
     if sure is None:
         return lines
     if (
@@ -153,7 +169,7 @@ def _parted(lines: list[str]) -> list[str]:
     ):  # the header stands alone above a blank line: nothing of it is left
         sure = 0
     while sure > 0:
-        before = text[begins[sure - 1] : begins[sure]]
+        before = said[sure - 1]
         if not ANATOMY.search(before) or CLINICAL.match(before) or ASKS.search(before):
             break
         sure -= 1
@@ -162,14 +178,23 @@ def _parted(lines: list[str]) -> list[str]:
 
 
 def _unheaded(parts: list[Part]) -> str | None:
-    """Findings without a header: what follows the last context section before the impression, else the preamble."""
+    """Findings without a header: what follows the last context section before the impression, else the preamble.
+
+    Where they begin inside that section's first paragraph, its lines are cut there.
+    """
     ends = [i for i, part in enumerate(parts) if part.name in {"impression", "combined"} and _tidy("".join(part.lines))]
     before = parts[: ends[-1]] if ends else parts
     contexts = [part for part in before if part.name in CONTEXT]
     for context in reversed(contexts):
-        after = first_paragraph(context.lines)[1]
-        text = _tidy("\n".join(_without_request(after) if context.name in {"indication", "history"} else after))
+        own = context.lines
+        cut = context.name != "other" or context.header.startswith(("exam", "study", "type of exam"))
+        lines = _parted(own) if cut else own
+        after = first_paragraph(lines)[1]
+        text = _tidy("\n".join(_without_request(after) if context.name in CLINICAL_SECTIONS else after))
+        if text and ends and not _describes(text):
+            return None
         if text:
+            context.lines = lines
             return text
         if context.name != "other":  # a trailing NOTIFICATION or DOSE does not hide what stands before it
             break
@@ -179,7 +204,18 @@ def _unheaded(parts: list[Part]) -> str | None:
     lines = preambles[-1].lines
     # Titles of the examination are lines in capitals on top.
     start = next((i for i, line in enumerate(lines) if line.strip() and not line.isupper()), len(lines))
-    return _tidy("\n".join(lines[start:]))
+    text = _tidy("\n".join(lines[start:]))
+    return text if text and (not ends or _describes(text)) else None
+
+
+def _describes(text: str) -> bool:
+    """Whether a text without a header that stands beside an impression is findings, and not the name of the images."""
+    sentences = len(SENTENCE_END.findall(text))
+    if len(text.split()) >= MIN_UNHEADED or sentences > 1:
+        return True
+    if CLINICAL.match(text) or ASKS.search(text):
+        return False
+    return bool(STATES.match(text) or (sentences and ANATOMY.search(text) and not IMAGES.search(text)))
 
 
 def _without_request(lines: list[str]) -> list[str]:
@@ -190,7 +226,7 @@ def _without_request(lines: list[str]) -> list[str]:
         said = re.split(r"(?<=[.!?;])\s+", _tidy("\n".join(lines[i] for i in paragraph)) or "")
         asks = [ASKS.search(sentence) is not None for sentence in said]
         clinical = all(ask or CLINICAL.match(sentence) for ask, sentence in zip(asks, said, strict=True))
-        describes = any(DESCRIBES.search(sentence) or IMAGES.search(sentence) for sentence in said)
+        describes = any(words.search(sentence) for words in (DESCRIBES, IMAGES, SHADOWS) for sentence in said)
         if not blank and (not any(asks) or not clinical or describes):
             break
         begin = paragraph[-1] + 1

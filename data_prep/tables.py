@@ -83,14 +83,16 @@ def rows(
                     yield before, {name: cells[position].strip() for name, position in taken}
                     continue
                 place = f"line {before}" if before == end else f"lines {before} to {end}"
+                lost = end - before + 1  # lines: a quote that is opened and not closed takes as many rows
                 if fault:
-                    quarantine.add(source, MALFORMED, path=path, detail=f"{place}: {fault}")
+                    told = "; is a quote not closed?" if lost > 1 else ""
+                    quarantine.add(source, MALFORMED, path=path, detail=f"{place}: {fault}{told}", count=lost)
                 elif len(cells) < width or any(map(str.strip, cells[width:])):
                     detail = f"{place}: {len(cells)} fields, the header has {width}"
                     quarantine.add(source, MALFORMED, path=path, detail=detail)
                 elif end > before and holds_rows(cells[:width], separator, spaced):
                     detail = f"{place}: a cell holds what reads as another row; is a quote not closed?"
-                    quarantine.add(source, RUN_TOGETHER, path=path, detail=detail)
+                    quarantine.add(source, RUN_TOGETHER, path=path, detail=detail, count=lost)
                 else:
                     if fault is None:
                         quarantine.add(source, STRAY_QUOTES, path=path, detail=f"{place}; it is kept", kept=True)

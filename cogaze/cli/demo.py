@@ -72,6 +72,11 @@ def command(
         if code != 0:
             raise Failure(f"the demo stopped: {name} ended with exit code {code}")
 
+    if raw.exists() and not (shards / "manifest.json").is_file():
+        from data_prep.phantom.mark import is_marked
+
+        if not is_marked(raw):  # its text would not be shown
+            raise Failure(f"{raw} was drawn by an earlier version of cogaze: remove it, or give another --out")
     if not raw.exists():
         aside = out / ".raw.partial"  # an interrupted drawing is started anew
         shutil.rmtree(aside, ignore_errors=True)

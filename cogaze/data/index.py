@@ -25,7 +25,7 @@ from cogaze.data.schema import (
     MAX_MEMBER_BYTES,
     SCHEMA_VERSION,
     ShardError,
-    manifest_digest,
+    canonical_json,
     parse_json,
 )
 
@@ -131,7 +131,7 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         manifest = parse_json(data)
         fault = _manifest_fault(manifest)
         if fault is None:
-            manifest_digest(manifest)  # it has one: no infinity (as 1e999), nothing nested too deeply to write
+            canonical_json(manifest)  # it can be written: no infinity (as 1e999), nothing nested too deeply to write
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{where}: cannot be read ({error}); build again") from None
     if fault:

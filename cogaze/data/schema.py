@@ -176,8 +176,13 @@ def canonical_json(value: Any) -> bytes:
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """sha256 (hex) of the manifest's canonical JSON. It covers every byte of the shards through their sha256."""
-    return hashlib.sha256(canonical_json(manifest)).hexdigest()
+    """sha256 (hex) of what the manifest says of the data: it covers every byte of the shards through their sha256.
+
+    What it tells of the making (options, what was set aside, counts of the source) may change with another version of
+    cogaze that makes the same shards, and a run on them goes on.
+    """
+    data = {name: manifest.get(name) for name in ("schema_version", "image_size", "image_format", "ids", "shards")}
+    return hashlib.sha256(canonical_json(data)).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------ <key>.*.npz

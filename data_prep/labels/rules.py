@@ -6,7 +6,8 @@ In the manner of NegEx (Chapman et al. 2001) and of the CheXpert labeller (Irvin
 hundred phrases (phrases.yaml) and no parser. Sentences are cut in sentences.py; how far a cue reaches is reach.py:
 "no", "without" and "free of" forwards, "has resolved" and "is not seen" backwards; "may", "suspicious for", "cannot be
 excluded", "versus" and a question mark leave open. "No change in", "has not resolved" and their like deny nothing. That
-an organ is normal ("heart size is normal") denies what would be wrong with it.
+an organ is normal ("heart size is normal") denies what would be wrong with it. A blunted costophrenic angle leaves an
+effusion open.
 
 Of an observation's mentions one that asserts it decides, then one that leaves it open, then one that denies it; without
 a mention the value is None. No Finding is 1 where nothing but support devices is asserted or left open: neither one of
@@ -102,5 +103,7 @@ def mentions(clause: str) -> Said:
         places += [(*match.span(), name) for match in pattern.finditer(clause) if not taken[match.start()]]
     if places:
         places.sort()
-        found += [(start, name, value) for (start, _, name), value in zip(places, values(clause, places), strict=True)]
+        for (start, end, name), value in zip(places, values(clause, places), strict=True):
+            blunted = name != FURTHER and "blunt" in clause[start:end]  # a costophrenic angle: fluid, or a scar
+            found.append((start, name, -1 if blunted and value == 1 else value))
     return [(name, value) for _, name, value in sorted(found)]

@@ -38,6 +38,11 @@ def home_of(jpg: Path) -> Path | None:
     return folder.parent if folder.name == JPG and (folder.parent / MARK).is_file() else None
 
 
+def is_marked(home: Path) -> bool:
+    """Whether the mark at `home` lists files; those of early versions did not, and speak for nothing."""
+    return bool(_listed(home))
+
+
 def stranger(home: Path, folders: Iterable[Path]) -> str:
     """The first thing in these folders that the mark at `home` does not speak for; "" where it speaks for all."""
     listed = _listed(home)

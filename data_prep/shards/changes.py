@@ -2,14 +2,17 @@
 
 A shard keeps its bytes, since training may have seen them. What is remembered of a file is its size and the beginning
 of its sha256, in the shard's line of the plan (plan.jsonl), so the line depends on no clock. A file of the same size is
-read again only if it is younger than the tar. One that could not be used is always tried again.
+read again only if it is younger than the tar, whose time is then set to this look if all were the same (after a copy or a
+chmod all files are younger, and need be read once). One that could not be used is always tried again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,12 +60,19 @@ def files_changed(
         return changed
     tar = out / f"{name}.tar"
     made = tar.stat().st_mtime_ns if tar.exists() else 0
+    began, again = time.time_ns(), 0
     for number, (path, mark) in enumerate(zip(spool.paths(shard.rows), marks, strict=True)):
         if mark is None:
             if _usable(path, settings):
                 changed.add(Changed(1, 1, [f"{name}-{number:05d}"]))
-        elif _differs(path, mark, made, salt):
-            changed.add(Changed(1, 0, [f"{name}-{number:05d}"]))
+        else:
+            younger = _younger(path, made)
+            again += younger
+            if _differs(path, mark, younger, salt):
+                changed.add(Changed(1, 0, [f"{name}-{number:05d}"]))
+    if again and made and not changed.files:
+        with suppress(OSError):  # shards that may not be written are read again next time
+            os.utime(tar, ns=(began, began))
     return changed
 
 
@@ -74,14 +84,22 @@ def _usable(path: Path, settings: Mapping[str, Any]) -> bool:
     return True
 
 
-def _differs(path: Path, mark: str, made: int, salt: bytes | None) -> bool:
-    """`made`: when the tar was written, ns. A file that cannot be read any more differs."""
+def _younger(path: Path, made: int) -> bool:
+    """Whether the file was touched after `made`, ns; its inode too, for what copies a file may set its time back."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return True
+    return max(state.st_mtime_ns, state.st_ctime_ns) > made
+
+
+def _differs(path: Path, mark: str, younger: bool, salt: bytes | None) -> bool:
+    """Whether a file is another than its mark says; a file that cannot be read any more is."""
     try:
         state = os.stat(path)
         if file_mark(state.st_size, "", salt).split()[0] != mark.split()[0]:
             return True
-        # the time of the last change of the inode too: what copies a file may set its own time back
-        if max(state.st_mtime_ns, state.st_ctime_ns) <= made:
+        if not younger:
             return False
         return file_mark(state.st_size, hashlib.sha256(path.read_bytes()).hexdigest(), salt) != mark
     except OSError:

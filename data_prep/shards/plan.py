@@ -288,8 +288,9 @@ def _refuse_what_changed(spool: Spool) -> None:
     changed = spool.number(f"SELECT count(*) {joined} WHERE image.digest<>earlier.digest")
     if changed:
         raise PlanError(
-            f"{changed} images of the finished build are described otherwise by the source now (texts, labels, gaze, "
-            "ids or split); their shards would be out of date: --overwrite builds anew"
+            f"{changed} images of the finished build are described otherwise now (texts, labels, gaze, ids or split): "
+            "the source has changed, or this version of cogaze reads it otherwise (CHANGELOG.md). Their shards would "
+            "be out of date: train on them as they are, or --overwrite builds anew"
         )
 
 

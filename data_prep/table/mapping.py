@@ -37,6 +37,9 @@ Observation = Annotated[str, Field(description="one of observations.OBSERVATIONS
 LabelValue = Literal[1, 0, -1, "unknown"] | None
 
 
+Separator = Annotated[str, Field(pattern=r'^[^\r\n"]$')]  # one character, and one that can part cells
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
@@ -227,7 +230,7 @@ class Join(_Part):
     columns: tuple[str, ...] = ()  # what is taken from this table; needed where another has a column of the same name
     several: Literal["refuse", "first", "last", "join"] = "refuse"  # different rows of one key
     format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None
-    separator: str | None = None
+    separator: Separator | None = None
     encoding: str = ""  # default: that of the main table
     optional: bool = False  # the file may be missing: its columns are blank then
 
@@ -261,7 +264,7 @@ class TableMapping(_Part):
     about: str = ""  # free text for people
     table: str = ""  # relative to the root; without one, the rows are the files that image.glob finds
     format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None  # default: by the file's name
-    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    separator: Separator | None = None
     encoding: str = "utf-8-sig"
     blank: tuple[str, ...] = tuple(sorted(BLANK))  # cells that say nothing, without case
     join: tuple[Join, ...] = ()

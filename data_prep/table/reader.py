@@ -19,7 +19,7 @@ from cogaze.observations import VIEWS, view_index
 from data_prep.images import ImageError
 from data_prep.records import ImageRecord, Quarantine, SourceError
 from data_prep.sections import LAST_PARAGRAPH, clean_text, sections
-from data_prep.splits import share_of, split_by_hash
+from data_prep.splits import one_spelling, share_of, split_by_hash
 from data_prep.table.expressions import Lookup, expand
 from data_prep.table.ids import Ids
 from data_prep.table.images import Aside, Images
@@ -39,24 +39,8 @@ TEXTS = ("findings", "impression", "indication", "history")
 RADIOGRAPHS = ("CR", "DX", "DR", "RG", "")
 # Those that a message names: in a damaged header anything may stand there.
 OTHER_MODALITIES = (
-    "CT",
-    "MR",
-    "NM",
-    "PT",
-    "US",
-    "MG",
-    "XA",
-    "RF",
-    "PX",
-    "IO",
-    "ES",
-    "OT",
-    "SC",
-    "SR",
-    "KO",
-    "PR",
-    "HC",
-)
+    "CT", "MR", "NM", "PT", "US", "MG", "XA", "RF", "PX", "IO", "ES", "OT", "SC", "SR", "KO", "PR", "HC",
+)  # fmt: skip
 FILTERED = "left out by a filter of the mapping"
 DUPLICATE = "duplicate row"
 KEPT = (FILTERED, DUPLICATE)  # nothing of the data set is missing for these
@@ -82,7 +66,7 @@ def _records(
     plan: TableMapping, tables: TableRows | None, splits: _Splits, files: Images, quarantine: Quarantine
 ) -> Iterator[ImageRecord]:
     context = _Context(plan, files)
-    contradicting = _contradicting(tables, context) if tables else set()
+    contradicting, shared = _contradicting(tables, context) if tables else (set(), set())
     seen: set[str] = set()
     for where, cells in tables.read(quarantine) if tables else files.rows():
         row = _Row(context, cells)
@@ -90,13 +74,16 @@ def _records(
             image_id = row.image_id()
             if image_id in contradicting:
                 raise Aside(CONTRADICTING, where)
+            if row.relative in shared:
+                raise Aside("one image file for several patients", where)
             if image_id in seen and tables is None:
                 raise Aside("second file of one image id", "the first one is used")
             if image_id in seen:
                 raise Aside(DUPLICATE, f"{where}; the first row is used")
-            seen.add(image_id)
             row.filter()
-            yield row.record(image_id, splits)
+            record = row.record(image_id, splits)
+            seen.add(image_id)
+            yield record
         except Aside as aside:
             reason, detail = aside.args
             path = row.relative or None
@@ -112,19 +99,30 @@ def _records(
         quarantine.add(plan.source, "second file of one image name", path=path, kept=True)
 
 
-def _contradicting(tables: TableRows, context: _Context) -> set[str]:
-    """The image ids whose rows differ. A pass of its own, so that memory holds a hash an image and no record."""
+def _contradicting(tables: TableRows, context: _Context) -> tuple[set[str], set[str]]:
+    """The image ids whose rows differ, and the files that globs find for rows of several patients ("frontal.png" in
+    each patient's folder, and no more than that in the table).
+
+    A pass of its own, so that memory holds a hash an image and no record.
+    """
     first: dict[str, int] = {}
+    patients: dict[str, str] = {}
     differing: set[str] = set()
+    shared: set[str] = set()
     for _, cells in tables.read(Quarantine()):
+        row = _Row(context, cells)
         try:
-            image_id = _Row(context, cells).image_id()
+            image_id = row.image_id()
+            if context.plan.image.glob:
+                patient = one_spelling(row.value(context.plan.ids.patient))
+                if patients.setdefault(row.relative, patient) != patient:
+                    shared.add(row.relative)
         except (Aside, ValueError, ImageError):
             continue
         digest = hash(tuple(cells.values()))
         if first.setdefault(image_id, digest) != digest:
             differing.add(image_id)
-    return differing
+    return differing, shared
 
 
 # ------------------------------------------------------------------------------------------------ one row

@@ -80,6 +80,15 @@ def test_the_data_set_under_the_demo_is_sound_and_the_demo_can_be_called_again(d
     assert "phantom:" not in again.stdout  # raw data, shards and the finished training are there already
 
 
+def test_phantoms_of_an_early_version_are_named_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "PHANTOM.json").write_text('{"studies": 3}')
+    done = forked("demo", "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert f"{tmp_path}/raw was drawn by an earlier version of cogaze: remove it" in done.stderr
+    assert (tmp_path / "raw" / "PHANTOM.json").is_file()
+
+
 def test_outside_the_repository_it_says_what_to_do(tmp_path: Path) -> None:
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -81,7 +81,11 @@ def test_json_is_strict() -> None:
         with pytest.raises(ValueError):
             parse_json(text)
     assert canonical_json({"b": 1, "a": [None, "é"]}) == '{"a":[null,"é"],"b":1}'.encode()
-    assert manifest_digest({"a": 1, "b": 2}) == manifest_digest({"b": 2, "a": 1}) != manifest_digest({"a": 1, "b": 3})
+    manifest = {"schema_version": 1, "image_size": 64, "shards": [{"name": "train-000000", "sha256": "0"}], "build": {}}
+    told = {**dict(reversed(manifest.items())), "build": {"options": {}}, "quarantined": {"x": 1}, "phantom": False}
+    assert manifest_digest(manifest) == manifest_digest(told)  # the same data, of which more is told
+    for name, value in (("image_size", 65), ("ids", "hashed"), ("shards", [{"name": "train-000000", "sha256": "1"}])):
+        assert manifest_digest({**manifest, name: value}) != manifest_digest(manifest)
 
 
 def test_columns_are_the_readers() -> None:

@@ -128,12 +128,90 @@ REPORTS: dict[str, tuple[str, dict[str, str]]] = {
     "an indication that asks in a paragraph of its own": (
         " INDICATION:  Shortness of breath.\n \n Patient with a history of CHF. Please evaluate for edema.\n \n"
         " IMPRESSION:  Moderate edema.\n",
-        {"indication": "Shortness of breath.", "impression": "Moderate edema."},
+        {"indication": "Shortness of breath. Patient with a history of CHF. Please evaluate for edema.",
+         "impression": "Moderate edema."},
     ),
     "a request, then unheaded findings": (
         " INDICATION:  Dyspnea.\n \n 60-year-old with CHF, evaluate for edema.\n \n There is mild edema."
         " No effusion.\n \n IMPRESSION:  Edema.\n",
-        {"indication": "Dyspnea.", "findings": "There is mild edema. No effusion.", "impression": "Edema."},
+        {"indication": "Dyspnea. 60-year-old with CHF, evaluate for edema.",
+         "findings": "There is mild edema. No effusion.", "impression": "Edema."},
+    ),
+    "a request above headed findings": (
+        " INDICATION:  SOB.\n\n Please evaluate for edema.\n\n FINDINGS:  Mild edema.\n",
+        {"indication": "SOB. Please evaluate for edema.", "findings": "Mild edema."},
+    ),
+    "a worry": (
+        " INDICATION:  There is concern for pulmonary edema. Evaluate.\n\n IMPRESSION:  Mild pulmonary edema.\n",
+        {"indication": "There is concern for pulmonary edema. Evaluate.", "impression": "Mild pulmonary edema."},
+    ),
+    "a worry above the findings": (
+        " INDICATION:  There is concern for edema.\n The lungs are clear.\n IMPRESSION:  No edema.\n",
+        {"indication": "There is concern for edema.", "findings": "The lungs are clear.", "impression": "No edema."},
+    ),
+    "a history of what was not seen, above a comparison": (
+        " HISTORY:  HIV. No infiltrate on prior study. Now febrile.\n\n COMPARISON:  ___\n\n"
+        " IMPRESSION:  New infiltrate.\n",
+        {"history": "HIV. No infiltrate on prior study. Now febrile.", "impression": "New infiltrate."},
+    ),
+    "a sure sentence above another context section stays": (
+        " HISTORY:  HIV. No infiltrate. Now febrile.\n\n COMPARISON:  None.\n\n IMPRESSION:  New infiltrate.\n",
+        {"history": "HIV. No infiltrate. Now febrile.", "comparison": "None.", "impression": "New infiltrate."},
+    ),
+    "a heart that is racing": (
+        " INDICATION:  Chest pain; heart is racing. Evaluate for pneumonia.\n\n COMPARISON:  None.\n\n"
+        " IMPRESSION:  Normal.\n",
+        {"indication": "Chest pain; heart is racing. Evaluate for pneumonia.", "comparison": "None.",
+         "impression": "Normal."},
+    ),
+    "a comparison that tells what was there": (
+        " COMPARISON:  CT. There are bilateral effusions on that study.\n\n IMPRESSION:  Stable effusions.\n",
+        {"comparison": "CT. There are bilateral effusions on that study.", "impression": "Stable effusions."},
+    ),
+    "a sure sentence over two lines": (
+        " INDICATION:  Acute bronchitis.\n No\n pneumothorax or pleural effusion is seen.\n IMPRESSION:  Normal.\n",
+        {"indication": "Acute bronchitis.", "findings": "No pneumothorax or pleural effusion is seen.",
+         "impression": "Normal."},
+    ),
+    "a history among the findings": (
+        " HISTORY:  Cough.\n FINDINGS:  Clear.\n HISTORY OF CABG: wires intact.\n IMPRESSION:  Normal.\n",
+        {"history": "Cough.", "findings": "Clear. HISTORY OF CABG: wires intact.", "impression": "Normal."},
+    ),
+    "a history among the findings, of a report without one": (
+        " FINDINGS:  Clear.\n HISTORY OF CABG: wires intact.\n IMPRESSION:  Normal.\n",
+        {"findings": "Clear. HISTORY OF CABG: wires intact.", "impression": "Normal."},
+    ),
+    "a reason among the findings": (
+        " INDICATION:  Cough.\n FINDINGS:  Clear.\n SECOND INDICATION: wires intact.\n IMPRESSION:  Normal.\n",
+        {"indication": "Cough.", "findings": "Clear. SECOND INDICATION: wires intact.", "impression": "Normal."},
+    ),
+    "one short sure sentence that compares": (
+        " COMPARISON:  May.\n\n No effusion compared to May.\n\n IMPRESSION:  Normal.\n",
+        {"comparison": "May.", "findings": "No effusion compared to May.", "impression": "Normal."},
+    ),
+    "one short sure sentence": (
+        " INDICATION:  Cough.\n\n COMPARISON:  None.\n\n The lungs are clear.\n\n IMPRESSION:  Normal.\n",
+        {"indication": "Cough.", "comparison": "None.", "findings": "The lungs are clear.", "impression": "Normal."},
+    ),
+    "one short finding": (
+        " COMPARISON:  None.\n\n Small left effusion.\n\n IMPRESSION:  Effusion.\n",
+        {"comparison": "None.", "findings": "Small left effusion.", "impression": "Effusion."},
+    ),
+    "short names of the images": (
+        " COMPARISON:  None.\n\n Portable chest radiograph at 5 pm.\n\n IMPRESSION:  Normal.\n",
+        {"comparison": "None.", "impression": "Normal."},
+    ),
+    "two images are no finding": (
+        " COMPARISON:  None.\n\n Two images.\n\n IMPRESSION:  Normal.\n",
+        {"comparison": "None.", "impression": "Normal."},
+    ),
+    "a short title on top is no finding": (
+        " Cardiac clinic\n INDICATION:  Cough.\n IMPRESSION:  Normal.\n",
+        {"indication": "Cough.", "impression": "Normal."},
+    ),
+    "a short request below the comparison is no finding": (
+        " COMPARISON:  None.\n\n Evaluate for edema.\n\n IMPRESSION:  Normal.\n",
+        {"comparison": "None.", "impression": "Normal."},
     ),
     "a finding beside a request": (
         " INDICATION:  Dyspnea.\n \n Large left effusion. Please evaluate.\n \n IMPRESSION:  Effusion.\n",

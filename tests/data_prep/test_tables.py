@@ -153,6 +153,7 @@ def test_a_stray_quote_does_not_take_the_whole_table(tmp_path):
     assert good[0] == (2, {"a": "1", "b": "2"})
     assert len(good) > 15_000  # 131,072 characters (32,768 lines) are lost to the quote, the rest is read
     assert quarantine.rows[0]["detail"].startswith("lines 3 to ")
+    assert quarantine.rows[0]["count"] == 50_002 - len(good)  # every row is given or counted
 
 
 def test_keyed_repeats_and_contradictions(tmp_path):

@@ -164,7 +164,9 @@ def command(
     if fill_labels == "chexbert":
         from cogaze.chexbert import TOKENIZER
 
-        filling |= {"chexbert": chexbert, "chexbert_tokenizer": Path(chexbert_tokenizer or TOKENIZER).name}
+        filling["chexbert"] = chexbert
+        if not hash_ids:
+            filling["chexbert_tokenizer"] = Path(chexbert_tokenizer or TOKENIZER).name
     changed = Changed()
     with progress_bar("building", "images") as progress:
         done = build_shards(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import typer
@@ -48,7 +48,11 @@ def is_phantom(source: str, found: Mapping[str, Path]) -> bool:
     if home is None:
         return False
     if foreign := stranger(home, found.values()):
-        why = "lists no files (draw the phantoms again)" if foreign == MARK else f"does not know {foreign}"
+        why = (
+            "lists no files (draw the phantoms again)"
+            if foreign == MARK
+            else f"does not know a file in {PurePosixPath(foreign).parts[0]}"
+        )
         typer.echo(f"{home / MARK} {why}: taken for real data, whose text is not shown", err=True)
     return not foreign
 
@@ -102,5 +106,6 @@ def _file(path: Path, root: Path, hashed: bool) -> dict[str, str]:
 
 
 def _name(path: Path, root: Path) -> str:
+    path, root = path.resolve(), root.resolve()
     inside = path.is_relative_to(root)
     return path.relative_to(root).as_posix() if inside else path.name

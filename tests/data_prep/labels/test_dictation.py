@@ -63,6 +63,15 @@ def test_sentences_end_at_marks_and_not_inside_numbers_names_or_wrapped_lines() 
     ]  # fmt: skip
 
 
+ABNORMAL = [
+    "The left lung is collapsed.", "Complete collapse of the left lung.", "Whiteout of the left hemithorax.",
+    "Right hilar enlargement.", "Mediastinal mass.", "The vasculature is engorged.", "Vascular redistribution.",
+    "Right upper lobe cancer.", "Lungs are not clear.", "Lung parenchyma is not clear.", "Inflammatory changes.",
+    "Thickened right minor fissure.", "Fluid in the minor fissure.", "Irregular lucency in the left apex.",
+    "Radiopaque foreign body.", "Tracheostomy in place.", "Defibrillator in place.",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("report", "value"),
     [
@@ -75,6 +84,9 @@ def test_sentences_end_at_marks_and_not_inside_numbers_names_or_wrapped_lines() 
         ("Scoliosis of the thoracic spine. The lungs are clear.", None),
         ("Calcified granuloma in the left base. No pneumonia.", None),
         ("Possible emphysema.", None),
+        ("The heart border is not obscured. No collapse, mediastinal mass or engorged vessels.", 1),
+        ("The lungs are unchanged. Cervical hardware, ICD in place.", 1),
+        *((report, None) for report in ABNORMAL),
     ],
 )
 def test_no_finding_stands_where_neither_observations_nor_further_abnormalities_are_named(

@@ -40,6 +40,8 @@ FOREIGN = [
 SHORT = [
     "Normal chest.", "Normal.", "Clear.", "NAD", "No PTX.", "Cardiomegaly.", "Pneumothorax.", "Edema?", "ETT in place",
     "ET tube and NG tube in place.", "No effusion", "RUL mass", "s/p CABG, stable", "No change.", "CHF",
+    "No gross effusion.", "No gross pneumothorax. Grossly stable.", "Fluid overload.", "Impella.",
+    "Tracheostomy tube in standard position.", "AF. No effusion.", "Med lines in place.", "Comparison: NA. No edema.",
 ]  # fmt: skip
 
 

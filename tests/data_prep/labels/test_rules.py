@@ -54,7 +54,7 @@ SAID: list[tuple[str, dict[str, int]]] = [
     ("The heart is not enlarged.", {"Cardiomegaly": 0}),
     ("Cardiomediastinal silhouette is unremarkable.", {"Enlarged Cardiomediastinum": 0}),
     ("There is mediastinal widening.", {"Enlarged Cardiomediastinum": 1}),
-    ("Blunting of the left costophrenic angle.", {"Pleural Effusion": 1}),
+    ("Blunting of the left costophrenic angle.", {"Pleural Effusion": -1}),
     ("No pericardial effusion.", {}),
     ("The lead is fractured.", {"Support Devices": 1}),
     ("Healing rib fractures. No pneumothorax.", {"Fracture": 1, "Pneumothorax": 0}),

@@ -124,6 +124,32 @@ def test_a_copy_of_the_source_has_not_changed(made: list[ImageRecord], out: Path
     assert contents(out) == contents(tmp_path / "two") == before
 
 
+def test_files_that_are_younger_and_the_same_are_read_once(
+    made: list[ImageRecord], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def read_bytes(path: Path) -> bytes:
+        read.append(path)
+        return path.open("rb").read()
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+
+    def looked_at() -> set[Path]:
+        read.clear()
+        assert changes(made, out) == Changed()
+        return set(read) & {row.path for row in made if row not in made[6:8]}  # those two are tried every time
+
+    for row in made:
+        row.path.chmod(0o444)
+    assert len(looked_at()) == len(made) - 2
+    assert looked_at() == set()
+    made[0].path.chmod(0o644)
+    other_of_the_same_size(made[0].path)
+    for _ in range(2):  # a difference is told each time
+        assert changes(made, out).files == 1
+
+
 def test_unfinished_shards_are_made_again(made: list[ImageRecord], out: Path, tmp_path: Path) -> None:
     """Nobody has seen them: a build goes on with the files as they are now."""
 

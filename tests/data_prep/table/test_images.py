@@ -29,6 +29,41 @@ def test_files_by_glob_every_one_accounted_for(tmp_path):
         read(root, image={"glob": "nowhere/*", "name": "name"})
 
 
+def test_a_file_that_the_rows_of_several_patients_would_share(tmp_path):
+    """`frontal.png` in each patient's folder, and a table that says no more: whose is it?"""
+    root = export(tmp_path, "name,study,mrn\nfrontal,1,7\nfrontal,2,8\nown,3,9\nown,4,9\n", files="")
+    for path in ("a/frontal.png", "b/frontal.png", "c/own.png"):
+        (root / path).parent.mkdir()
+        (root / path).write_bytes(b"x")
+    image = {"glob": "*/*.png", "name": "{name}.png"}
+    ids = {"image": "study", "study": "study", "patient": "mrn"}
+    records, quarantine = read(root, image=image, ids=ids)
+    assert [(r.image_id, r.relative_path) for r in records] == [("3", "c/own.png"), ("4", "c/own.png")]
+    assert [(row["reason"], row.get("id")) for row in quarantine.rows[:2]] == [
+        ("one image file for several patients", "1"), ("one image file for several patients", "2"),
+    ]  # fmt: skip
+
+
+def test_of_two_files_of_one_id_the_first_that_is_used_counts(tmp_path):
+    """Without a table; a filter that leaves the first out leaves the second."""
+    root = export(tmp_path, "", files="")
+    for path in ("a/x.png", "b/x.png", "c/x.png"):
+        (root / path).parent.mkdir()
+        (root / path).write_bytes(b"x")
+    records, quarantine = read(
+        root,
+        table=None,
+        image={"glob": "*/x.png"},
+        ids={"image": "file.stem", "patient": "file.stem"},
+        filters=[{"column": "path.folder", "drop": ["a"]}],
+        path_regex="^(?P<folder>[a-z])/",
+    )
+    assert [r.relative_path for r in records] == ["b/x.png"]
+    assert [(row["path"], row["reason"]) for row in quarantine.rows] == [
+        ("a/x.png", "left out by a filter of the mapping"), ("c/x.png", "second file of one image id"),
+    ]  # fmt: skip
+
+
 def test_several_paths_and_absolute_and_windows_ones(tmp_path):
     root = export(tmp_path, "", files="a.png b.png")
     (root / "t.csv").write_text(
