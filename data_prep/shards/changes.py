@@ -2,8 +2,8 @@
 
 A shard keeps its bytes, since training may have seen them. What is remembered of a file is its size and the beginning
 of its sha256, in the shard's line of the plan (plan.jsonl), so the line depends on no clock. A file of the same size is
-read again only if it is younger than the tar, whose time is then set to this look if all were the same (after a copy or a
-chmod all files are younger, and need be read once). One that could not be used is always tried again.
+read again only if it is younger than the tar, whose time is then set to this look if all were the same (after a copy
+or a chmod all files are younger, and need be read once). One that could not be used is always tried again.
 """
 
 from __future__ import annotations
