@@ -79,9 +79,17 @@ class Gathered:
     @property
     def quarantined(self) -> Counter[str]:
         """Things set aside when the shards were built, by reason."""
+        return self._told("quarantined")
+
+    @property
+    def noted(self) -> Counter[str]:
+        """What was noted then with nothing missing for it, by reason."""
+        return self._told("noted")
+
+    def _told(self, name: str) -> Counter[str]:
         reasons: Counter[str] = Counter()
         for manifest in self.shards.manifests:
-            reasons.update(manifest.get("quarantined") or {})
+            reasons.update(manifest.get(name) or {})
         return reasons
 
     def named_readers(self) -> list[tuple[str, Reader]]:
@@ -106,6 +114,7 @@ class Gathered:
                 name: {**vars(facts), "seconds": round(facts.seconds, 3)} for name, facts in self.named_readers()
             },
             "quarantined": dict(sorted(self.quarantined.items())),
+            "noted": dict(sorted(self.noted.items())),
             "manifest_labels": {split: self.shards.label_counts(split) for split in self.shards.splits},
         }
 

@@ -95,6 +95,7 @@ def build_view(found: Gathered, token_limit: int | None) -> dict[str, Any]:
         "gaze_minutes": fixation_seconds / 60,
         "quarantine": _bars(found.quarantined.most_common()),
         "set_aside": sum(found.quarantined.values()),
+        "noted": _bars(found.noted.most_common()),
         "views": _views(report, names),
         "labels": _labels(report, names),
         "kinds": LABEL_KINDS,

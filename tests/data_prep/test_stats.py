@@ -113,6 +113,7 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
     quarantine.add("made", "image truncated", id="e")
     quarantine.add("made", "image truncated", id="f")
     quarantine.add("made", "<b>odd</b>", id="g")
+    quarantine.add("made", "fixations dropped: <i>off</i> the image", count=67, kept=True)
     build(made, root / "out", image_size=IMAGE_SIZE, quarantine=quarantine)
     return root / "out"
 
@@ -129,6 +130,7 @@ def test_what_is_there_and_together(varied: Path) -> None:
     assert (together[edema, edema], together[fracture, fracture], together[edema, fracture]) == (2, 1, 1)
     assert together.sum() == 2 + 1 + 1 + 1
     assert report["quarantined"] == {"<b>odd</b>": 1, "image truncated": 2}
+    assert report["noted"] == {"fixations dropped: <i>off</i> the image": 67}
     assert report["manifest_labels"]["train"]["Fracture"] == train["labels"]["Fracture"]
 
 
@@ -245,6 +247,7 @@ def test_page_is_one_file_with_the_numbers(varied: Path, tmp_path: Path) -> None
     assert "default-src 'none'" in page
     assert "&lt;b&gt;odd&lt;/b&gt;" in page
     assert "<b>odd</b>" not in page
+    assert "fixations dropped: &lt;i&gt;off&lt;/i&gt; the image" in page
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
     for words in ("images 4 4", "studies 3 3", "Edema 2 50 %", "image truncated 2", "reflacx 2 6", "reader 2 1 2",
                   "The samples have as many.", "findings or impression 100 % 4", "history 25 % 1",
