@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import importlib.metadata
+import io
 import json
 import shutil
 import socket
@@ -237,7 +238,7 @@ def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.state == "warn"
     assert time.monotonic() - began < 5
     # a name server that does not answer: no timeout of a socket ends that
-    monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: time.sleep(30))
+    monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: time.sleep(30) or io.BytesIO())
     began = time.monotonic()
     assert surroundings.hub({}, seconds=0.3).found.endswith("no answer within 0.3 s")
     assert time.monotonic() - began < 5
