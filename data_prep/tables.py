@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TextIO, TypeVar
 
-from cogaze.headers import no_column
+from cogaze.columns import no_column
 from data_prep.records import Quarantine, SourceError
 from data_prep.stray_quotes import holds_rows
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from cogaze.headers import no_column
+from cogaze.columns import no_column
 from data_prep.records import Quarantine, SourceError
 from data_prep.table.expressions import expand
 from data_prep.table.files import Format, Table

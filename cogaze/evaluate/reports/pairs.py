@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cogaze.columns import no_column
 from cogaze.evaluate import EvaluationError
-from cogaze.headers import no_column
 
 if TYPE_CHECKING:
     from cogaze.data.shards import ShardSet

@@ -1,4 +1,4 @@
-"""data_prep.markup: what is a tag, an entity or a spelt-out line break, and what only looks like one."""
+"""data_prep.sections.markup: what is a tag, an entity or a spelt-out line break, and what only looks like one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.markup import unmarked
 from data_prep.sections import clean_text, sections
+from data_prep.sections.markup import unmarked
 
 
 @pytest.mark.parametrize(

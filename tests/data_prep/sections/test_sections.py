@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_prep.parts import VISIBLE
 from data_prep.sections import SECTIONS, clean_text, decode_report, sections
+from data_prep.sections.parts import VISIBLE
 
 
 def found(text: str) -> dict[str, str]:

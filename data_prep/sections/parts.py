@@ -1,4 +1,4 @@
-"""Cutting a report at its headers (rules 1 and 6 of data_prep/sections.py)."""
+"""Cutting a report at its headers (rules 1 and 6 of data_prep/sections/__init__.py)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import re
 from dataclasses import dataclass, field
 
-from data_prep.headers import (
+from data_prep.sections.headers import (
     ASKS,
     CLINICAL_SECTIONS,
     CONTEXT,
@@ -22,7 +22,7 @@ from data_prep.headers import (
     TELLING_WORDS,
     VIEW_NAME,
 )
-from data_prep.markup import Visible, unmarked
+from data_prep.sections.markup import Visible, unmarked
 
 STOP = re.compile(r"[.;!?]\s+")  # after it a header may begin in the middle of a context line
 SEPARATOR = re.compile(r"\s*_{10,}\s*")

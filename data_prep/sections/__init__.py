@@ -25,7 +25,7 @@ findings without a header after the last context section. Exports put the whole 
    one where no findings are headed, at a sentence that can be nothing else ("The lungs are clear."). What is cut there
    is the findings; where it cannot be, nothing is cut.
 
-The names are in data_prep/headers.py.
+The names are in headers.py beside this file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import itertools
 import re
 from functools import lru_cache
 
-from data_prep.headers import (
+from data_prep.sections.headers import (
     ANATOMY,
     ASKS,
     CLINICAL,
@@ -48,8 +48,8 @@ from data_prep.headers import (
     STATES,
     TELLING,
 )
-from data_prep.markup import Visible, unmarked
-from data_prep.parts import Part, parts_of
+from data_prep.sections.markup import Visible, unmarked
+from data_prep.sections.parts import Part, parts_of
 
 LAST_PARAGRAPH = "last_paragraph"
 MIN_UNHEADED = 12  # words; or two sentences

@@ -1,10 +1,10 @@
-"""cogaze.headers: what is said of a missing column, and what is never shown."""
+"""cogaze.columns: what is said of a missing column, and what is never shown."""
 
 from __future__ import annotations
 
 import pytest
 
-from cogaze.headers import looks_like_a_row, near_names, no_column
+from cogaze.columns import looks_like_a_row, near_names, no_column
 
 NAMES = ["Accession No", "patient_mrn", "Image", "Report\nText", ""]
 
