@@ -59,9 +59,9 @@ def test_details_say_no_root_either() -> None:
     (row,) = quarantine.placed()
     assert row["detail"] == "egd/t.csv: no column 'b'; raw holds none"
     quarantine = Quarantine(Path("/mnt/data"), Path("s"))  # words and other folders that begin alike stay
-    quarantine.add("made", "unreadable", detail="cases/open/s/x, /mnt/data2/b, /mnt/data/c, in /mnt/data.")
+    quarantine.add("made", "unreadable", detail="s/he, cases/open/s/x, /mnt/data2/b, /mnt/data/c, in /mnt/data.")
     (row,) = quarantine.placed()
-    assert row["detail"] == "cases/open/s/x, /mnt/data2/b, c, in data."
+    assert row["detail"] == "s/he, cases/open/s/x, /mnt/data2/b, c, in data."
     quarantine = Quarantine(Path())  # a root that is the folder one works in
     quarantine.add("made", "unreadable", path=Path("a/b.csv"), detail="a.b.")
     (row,) = quarantine.placed()
