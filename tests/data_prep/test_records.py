@@ -58,10 +58,10 @@ def test_details_say_no_root_either() -> None:
     quarantine.add("made", "unreadable", detail="/data/ann/raw/egd/t.csv: no column 'b'; /data/ann/raw holds none")
     (row,) = quarantine.placed()
     assert row["detail"] == "egd/t.csv: no column 'b'; raw holds none"
-    quarantine = Quarantine(Path("/mnt/data"), Path("s"))  # words and other folders that begin alike stay
+    quarantine = Quarantine(Path("s"), Path("/mnt/data"))  # words and other folders that begin alike stay
     quarantine.add("made", "unreadable", detail="s/he, cases/open/s/x, /mnt/data2/b, /mnt/data/c, in /mnt/data.")
     (row,) = quarantine.placed()
-    assert row["detail"] == "s/he, cases/open/s/x, /mnt/data2/b, c, in data."
+    assert row["detail"] == "s/he, cases/open/s/x, /mnt/data2/b, data/c, in data."
     quarantine = Quarantine(Path())  # a root that is the folder one works in
     quarantine.add("made", "unreadable", path=Path("a/b.csv"), detail="a.b.")
     (row,) = quarantine.placed()
